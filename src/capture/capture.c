@@ -1,0 +1,516 @@
+/*
+ * capture.c
+ *	  The capture worker: the replication stream of one source into its raw
+ *	  staging, exactly once.
+ *
+ * Life of the worker:
+ *
+ *	connect ─► slot (made once) ─► copies that wait ─► stream ──┐
+ *	   ▲                                                        │ configuration changed:
+ *	   └──────────── reconnect, where a table waits for a copy ◄┘ read it again
+ *
+ * Exactly once.  The source has a replication origin in this cluster.  The
+ * position of the last source commit that a local transaction holds goes into
+ * that transaction's commit record (replorigin_session_origin_lsn), so rows
+ * and progress are one, even though commits do not wait for the disk.  On
+ * start the stream is asked for from the origin's position; the slot only
+ * keeps WAL, and is confirmed up to what is flushed here and no further.
+ *
+ * A local transaction holds whole source transactions: as many as have
+ * arrived, up to COMMIT_CHANGES changes or COMMIT_MS.  A source transaction
+ * of any size is staged as it arrives, in bounded memory, and becomes visible
+ * at its commit.
+ *
+ * All rows that the worker writes carry DoNotReplicateId, which the output
+ * plugin filters before they are queued; only the commit carries the origin.
+ *
+ * No transaction is open while the worker waits for the network between
+ * source transactions.  An error ends the worker; the supervisor starts it
+ * again.  When the source is gone from the tables the worker finishes (the
+ * cleaner removes the slot); when the extension is gone it removes the slot
+ * itself, because nobody else knows it any more.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "capture/slot.h"
+#include "capture/snapshot.h"
+#include "capture/stage.h"
+#include "capture/stream.h"
+#include "catalog.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "compat.h"
+#include "control/worker.h"
+#include "elt.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#define COMMIT_CHANGES		20000	/* changes, at the next source commit */
+#define COMMIT_MS			50		/* age of the local transaction, likewise */
+#define FEEDBACK_MS			1000	/* between two reports of progress under load */
+#define KEEPALIVE_MS		10000	/* between two reports when nothing moves */
+#define FLUSH_POLL_MS		200		/* while commits are not yet on disk */
+
+/* A local commit that may not be on disk yet. */
+typedef struct UnflushedCommit
+{
+	dlist_node	node;
+	XLogRecPtr	local_end;
+	XLogRecPtr	remote_end;
+} UnflushedCommit;
+
+typedef struct Capture
+{
+	EltSource  *source;
+	MemoryContext source_context;	/* what source points to */
+	MemoryContext round_context;	/* reset after every message */
+	uint64		generation;
+	EltStream  *stream;
+	EltStage   *stage;
+	EltDecoder *decoder;
+	RepOriginId origin;
+
+	bool		in_transaction; /* a local one is open */
+	bool		in_source_transaction;	/* begun and not committed by the stream */
+	TimestampTz transaction_start;
+	int64		changes;		/* in the local transaction */
+
+	XLogRecPtr	received;		/* the stream is processed up to here */
+	XLogRecPtr	last_end;		/* of the last source commit in the local transaction */
+	TimestampTz last_commit_ts;
+	XLogRecPtr	last_local_end;
+	dlist_head	unflushed;
+	XLogRecPtr	confirmed;		/* last reported as flushed */
+	TimestampTz reported_at;
+} Capture;
+
+static Capture capture;
+
+static void read_source(void);
+static void leave(void) pg_attribute_noreturn();
+static void connect_source(void);
+static void make_slot(void);
+static void set_up_origin(void);
+static void stream_changes(void);
+static void process_message(char *data, int length);
+static void open_transaction(void);
+static void commit_batch(void);
+static XLogRecPtr flushed_position(void);
+static void report_progress(bool force);
+static long nap_ms(void);
+static bool has_pending_copies(void);
+
+void
+elt_capture_main(Datum main_arg)
+{
+	elt_worker_start(main_arg, ELT_WORKER_CAPTURE, "elt capture");
+	capture.source_context = AllocSetContextCreate(TopMemoryContext, "elt source", ALLOCSET_SMALL_SIZES);
+	capture.round_context = AllocSetContextCreate(TopMemoryContext, "elt capture round", ALLOCSET_DEFAULT_SIZES);
+	dlist_init(&capture.unflushed);
+	MemoryContextSwitchTo(capture.round_context);
+
+	read_source();
+	set_up_origin();
+	capture.stage = elt_stage_create(capture.source);
+	for (;;)
+	{
+		connect_source();
+		elt_snapshot_copy_pending(capture.stream, capture.stage, capture.source);
+		elt_stage_refresh(capture.stage);
+		stream_changes();
+		elt_stream_close(capture.stream);
+	}
+}
+
+/* ---- configuration ---- */
+
+/*
+ * read_source
+ *		Reads the source's row; leaves where it is not to be captured any more.
+ */
+static void
+read_source(void)
+{
+	EltSource  *source = NULL;
+	bool		extension;
+
+	capture.generation = elt_config_generation(MyDatabaseId);
+	elt_worker_begin("reading the configuration");
+	MemoryContextSwitchTo(capture.round_context);
+	extension = OidIsValid(get_extension_oid("elt", true));
+	if (extension)
+	{
+		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "elt source", ALLOCSET_SMALL_SIZES);
+
+		MemoryContextSwitchTo(context);
+		source = elt_catalog_source_by_id(elt_my_slot->object_id);
+		MemoryContextSwitchTo(capture.round_context);
+		if (source != NULL)
+		{
+			MemoryContextDelete(capture.source_context);
+			capture.source_context = context;
+			capture.source = source;
+		}
+	}
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+
+	if (!extension)
+	{
+		if (capture.stream != NULL)
+			elt_stream_close(capture.stream);
+		capture.stream = NULL;
+		if (capture.source != NULL)
+		{
+			if (capture.origin != InvalidRepOriginId)
+			{
+				replorigin_session_reset();
+				replorigin_session_origin = InvalidRepOriginId;
+			}
+			elt_slot_remove(capture.source->source_id, capture.source->conninfo,
+							capture.source->slot_name, false);
+		}
+	}
+	if (source == NULL || !source->enabled || !source->at_home)
+		leave();
+}
+
+static void
+leave(void)
+{
+	if (capture.in_transaction)
+		AbortCurrentTransaction();
+	elt_registry_finish();
+}
+
+static void
+set_up_origin(void)
+{
+	char	   *name;
+
+	elt_worker_begin("setting up the origin");
+	name = elt_origin_name(capture.source->source_id);
+	capture.origin = replorigin_by_name(name, true);
+	if (capture.origin == InvalidRepOriginId)
+		capture.origin = replorigin_create(name);
+	elt_origin_setup(capture.origin);
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+	elt_worker_mark_writes(DoNotReplicateId);
+}
+
+static void
+connect_source(void)
+{
+	elt_registry_set_activity("starting", capture.source->name);
+	elt_worker_begin("connecting to the source");
+	MemoryContextSwitchTo(capture.round_context);
+	capture.stream = elt_stream_connect(capture.source->conninfo,
+										psprintf("elt %s", capture.source->name));
+	elt_stream_check_server(capture.stream);
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+	if (capture.source->start_lsn == InvalidXLogRecPtr)
+		make_slot();
+}
+
+/*
+ * make_slot
+ *		Makes the slot, then records it together with the tables that the
+ *		publication has.  A crash in between leaves a slot that the next
+ *		attempt replaces.
+ */
+static void
+make_slot(void)
+{
+	EltSource  *source = capture.source;
+	XLogRecPtr	lsn = elt_slot_create(capture.stream, source->slot_name);
+	const char *publication = elt_stream_literal(source->publication);
+	Oid			types[] = {INT8OID, LSNOID, TEXTOID, BOOLOID};
+	Datum		values[4];
+	PGresult   *result;
+	EltSpi		spi;
+
+	result = elt_stream_query(capture.stream,
+							  psprintf("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s", publication),
+							  PGRES_TUPLES_OK);
+	if (PQntuples(result) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("publication \"%s\" does not exist at the source", source->publication),
+				 errhint("Make it there: CREATE PUBLICATION %s FOR TABLE ... WITH (publish_via_partition_root = true)",
+						 quote_identifier(source->publication))));
+	PQclear(result);
+	result = elt_stream_query(capture.stream,
+							  psprintf("SELECT pg_catalog.format('%%I.%%I', schemaname, tablename) "
+									   "FROM pg_catalog.pg_publication_tables WHERE pubname = %s", publication),
+							  PGRES_TUPLES_OK);
+
+	elt_worker_begin("recording the slot");
+	values[0] = Int64GetDatum(source->source_id);
+	values[1] = LSNGetDatum(lsn);
+	values[3] = BoolGetDatum(source->snapshot);
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.sources SET start_lsn = $2 WHERE source_id = $1", 2, types, values, NULL);
+	for (int i = 0; i < PQntuples(result); i++)
+	{
+		values[2] = CStringGetTextDatum(PQgetvalue(result, i, 0));
+		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state, sync_lsn) "
+					"VALUES ($1, $3, CASE WHEN $4 THEN 'pending' ELSE 'ready' END, $2) "
+					"ON CONFLICT (source_id, relation) DO NOTHING",
+					4, types, values, NULL);
+	}
+	elt_spi_end(&spi);
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+	PQclear(result);
+	source->start_lsn = lsn;
+}
+
+static bool
+has_pending_copies(void)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(capture.source->source_id)};
+	bool		pending;
+	EltSpi		spi;
+
+	elt_worker_begin("looking for tables to copy");
+	elt_spi_begin(&spi);
+	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' LIMIT 1",
+						  1, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+	return pending;
+}
+
+/* ---- the stream ---- */
+
+/*
+ * stream_changes
+ *		Stages what the stream brings, until a table waits for its first copy.
+ */
+static void
+stream_changes(void)
+{
+	/* flushed first, because the slot is about to be confirmed up to there */
+	XLogRecPtr	start = Max(replorigin_session_get_progress(true), capture.source->start_lsn);
+	MemoryContext decoder_context = AllocSetContextCreate(TopMemoryContext, "elt decoder", ALLOCSET_DEFAULT_SIZES);
+	instr_time	busy_since;
+	bool		waiting_for_copy = false;
+
+	capture.decoder = elt_decoder_create(decoder_context, elt_stage_free_relation);
+	capture.received = start;
+	capture.confirmed = InvalidXLogRecPtr;
+	elt_stream_start(capture.stream, capture.source->slot_name, capture.source->publication, start);
+	pg_atomic_write_u64(&elt_my_slot->staged_lsn, start);
+	elt_registry_set_activity("streaming", capture.source->name);
+	INSTR_TIME_SET_CURRENT(busy_since);
+
+	while (!waiting_for_copy)
+	{
+		char	   *data;
+		int			length;
+		XLogRecPtr	wal_end = InvalidXLogRecPtr;
+		bool		reply_requested = false;
+		instr_time	now;
+
+		CHECK_FOR_INTERRUPTS();
+		switch (elt_stream_receive(capture.stream, &data, &length, &wal_end, &reply_requested))
+		{
+			case ELT_STREAM_DATA:
+				process_message(data, length);
+				break;
+
+			case ELT_STREAM_KEEPALIVE:
+				if (!capture.in_source_transaction)
+				{
+					if (capture.in_transaction)
+						commit_batch();
+					capture.received = Max(capture.received, wal_end);
+					pg_atomic_write_u64(&elt_my_slot->staged_lsn, capture.received);
+				}
+				pg_atomic_write_u64(&elt_my_slot->received_lsn, wal_end);
+				report_progress(reply_requested);
+				break;
+
+			case ELT_STREAM_NOTHING:
+				if (capture.in_transaction && !capture.in_source_transaction)
+					commit_batch();
+				report_progress(false);
+				if (elt_registry_stop_requested())
+					leave();
+				if (!capture.in_transaction && capture.generation != elt_config_generation(MyDatabaseId))
+				{
+					read_source();
+					elt_stage_refresh(capture.stage);
+					waiting_for_copy = has_pending_copies();
+					break;
+				}
+				INSTR_TIME_SET_CURRENT(now);
+				INSTR_TIME_SUBTRACT(now, busy_since);
+				pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, INSTR_TIME_GET_MICROSEC(now));
+				(void) elt_stream_wait(capture.stream, nap_ms());
+				INSTR_TIME_SET_CURRENT(busy_since);
+				(void) elt_worker_nap(0);	/* a reload of the settings */
+				break;
+
+			case ELT_STREAM_END:
+				ereport(ERROR,
+						(errcode(ERRCODE_CONNECTION_FAILURE),
+						 errmsg("the source ended the stream")));
+		}
+		report_progress(false);
+		if (!capture.in_transaction)
+			MemoryContextReset(capture.round_context);
+	}
+	MemoryContextDelete(decoder_context);
+}
+
+static void
+process_message(char *data, int length)
+{
+	EltEvent	event;
+
+	elt_decoder_read(capture.decoder, data, length);
+	while (elt_decoder_next(capture.decoder, &event))
+	{
+		switch (event.kind)
+		{
+			case ELT_EVENT_BEGIN:
+				if (!capture.in_transaction)
+					open_transaction();
+				capture.in_source_transaction = true;
+				elt_stage_begin(capture.stage, event.xid, event.commit_lsn, event.commit_ts);
+				capture.last_commit_ts = event.commit_ts;
+				break;
+
+			case ELT_EVENT_CHANGE:
+				if (!capture.in_source_transaction)
+					ereport(ERROR,
+							(errcode(ERRCODE_PROTOCOL_VIOLATION),
+							 errmsg("the source sent a change outside a transaction")));
+				elt_stage_change(capture.stage, &event.change);
+				capture.changes++;
+				break;
+
+			case ELT_EVENT_COMMIT:
+				capture.in_source_transaction = false;
+				capture.last_end = event.end_lsn;
+				if (capture.in_transaction &&
+					(capture.changes >= COMMIT_CHANGES ||
+					 TimestampDifferenceExceeds(capture.transaction_start, GetCurrentTimestamp(), COMMIT_MS)))
+					commit_batch();
+				break;
+		}
+	}
+	if (elt_registry_stop_requested() && capture.in_source_transaction)
+		leave();				/* however large it is, it comes again */
+}
+
+static void
+open_transaction(void)
+{
+	elt_worker_begin("staging changes");
+	MemoryContextSwitchTo(capture.round_context);
+	capture.in_transaction = true;
+	capture.transaction_start = GetCurrentTimestamp();
+	capture.changes = 0;
+}
+
+static void
+commit_batch(void)
+{
+	int64		staged = elt_stage_finish(capture.stage);
+	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
+
+	elt_worker_mark_writes(capture.origin);
+	replorigin_session_origin_lsn = capture.last_end;
+	replorigin_session_origin_timestamp = capture.last_commit_ts;
+	elt_worker_commit();
+	elt_worker_mark_writes(DoNotReplicateId);
+	MemoryContextSwitchTo(capture.round_context);
+	capture.in_transaction = false;
+
+	if (wrote)
+	{
+		UnflushedCommit *commit = MemoryContextAlloc(TopMemoryContext, sizeof(UnflushedCommit));
+
+		capture.last_local_end = XactLastCommitEnd;
+		commit->local_end = XactLastCommitEnd;
+		commit->remote_end = capture.last_end;
+		dlist_push_tail(&capture.unflushed, &commit->node);
+	}
+	capture.received = Max(capture.received, capture.last_end);
+	pg_atomic_write_u64(&elt_my_slot->received_lsn, capture.received);
+	pg_atomic_write_u64(&elt_my_slot->staged_lsn, capture.received);
+	pg_atomic_write_u64(&elt_my_slot->last_commit_ts, capture.last_commit_ts);
+	pg_atomic_fetch_add_u64(&elt_my_slot->changes, staged);
+	if (staged > 0)
+	{
+		pg_atomic_fetch_add_u64(&elt_my_slot->staged_count, 1);
+		elt_registry_wake_transform(MyDatabaseId);
+	}
+}
+
+/* ---- progress to the source ---- */
+
+/*
+ * flushed_position
+ *		How far the source may forget: all that came before is on disk here.
+ */
+static XLogRecPtr
+flushed_position(void)
+{
+	XLogRecPtr	local_flush = GetFlushRecPtr(NULL);
+	XLogRecPtr	flushed = capture.confirmed;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &capture.unflushed)
+	{
+		UnflushedCommit *commit = dlist_container(UnflushedCommit, node, iter.cur);
+
+		if (commit->local_end > local_flush)
+			return flushed;
+		flushed = Max(flushed, commit->remote_end);
+		dlist_delete(iter.cur);
+		pfree(commit);
+	}
+	return capture.in_transaction ? flushed : Max(flushed, capture.received);
+}
+
+static void
+report_progress(bool force)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		due = TimestampDifferenceExceeds(capture.reported_at, now, FEEDBACK_MS);
+	XLogRecPtr	flushed;
+
+	if (!force && !due)
+		return;
+	flushed = flushed_position();
+	if (!force && flushed == capture.confirmed &&
+		!TimestampDifferenceExceeds(capture.reported_at, now, KEEPALIVE_MS))
+		return;
+
+	elt_stream_feedback(capture.stream, Max(capture.received, flushed), flushed);
+	capture.confirmed = flushed;
+	capture.reported_at = now;
+	pg_atomic_write_u64(&elt_my_slot->confirmed_lsn, flushed);
+}
+
+static long
+nap_ms(void)
+{
+	return dlist_is_empty(&capture.unflushed) && capture.confirmed >= capture.received ?
+		KEEPALIVE_MS : FLUSH_POLL_MS;
+}

@@ -1,0 +1,33 @@
+/*
+ * partition.h
+ *	  The tables of raw staging (see raw.h): made here, and nowhere else.
+ */
+#ifndef ELT_PARTITION_H
+#define ELT_PARTITION_H
+
+#include "catalog.h"
+
+/* Makes the root of a source and its sequence of change_ids. */
+extern void elt_partition_create_root(const EltSource *source);
+
+/* Drops all of a source's raw staging. */
+extern void elt_partition_drop_root(const char *source_name);
+
+/*
+ * The partition of one relation: made where it is missing, and noted in
+ * elt.source_tables, which must have a row for the relation.
+ */
+extern Oid	elt_partition_of_relation(const EltSource *source, const char *relation);
+
+/* The partition of messages. */
+extern Oid	elt_partition_of_messages(const char *source_name);
+
+/* The leaf of a partition that holds a change_id, made where it is missing. */
+extern Oid	elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id);
+
+/* The sequence of change_ids, and how many each of its values stands for. */
+extern Oid	elt_partition_sequence(const char *source_name);
+
+#define ELT_CHANGE_ID_BLOCK	1024
+
+#endif							/* ELT_PARTITION_H */

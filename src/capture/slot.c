@@ -1,0 +1,167 @@
+/*
+ * slot.c
+ *	  The replication slot and the replication origin of a source, and the
+ *	  cleaner: the worker that removes them once the source was dropped.
+ *
+ * The slot lives in the source's cluster and keeps its WAL; the origin lives
+ * in this cluster and says how far raw staging has got.  Both outlive
+ * transactions, so they are never made or removed by the SQL functions, but
+ * by workers after the commit, and elt.dropped_sources remembers what is to
+ * be removed until it is.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "capture/slot.h"
+#include "catalog.h"
+#include "compat.h"
+#include "control/worker.h"
+#include "elt.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+
+static void remove_slot(EltStream *stream, const char *slot_name);
+static bool slot_exists(EltStream *stream, const char *slot_name);
+static XLogRecPtr parse_lsn(const char *text);
+
+char *
+elt_origin_name(int64 source_id)
+{
+	return psprintf("elt_%u_" INT64_FORMAT, MyDatabaseId, source_id);
+}
+
+XLogRecPtr
+elt_slot_create(EltStream *stream, const char *slot_name)
+{
+	PGresult   *result;
+	XLogRecPtr	lsn;
+
+	if (slot_exists(stream, slot_name))
+		remove_slot(stream, slot_name);
+	result = elt_stream_query(stream,
+							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing')",
+									   slot_name, ELT_LIBRARY),
+							  PGRES_TUPLES_OK);
+	lsn = parse_lsn(PQgetvalue(result, 0, 1));
+	PQclear(result);
+	return lsn;
+}
+
+XLogRecPtr
+elt_slot_create_snapshot(EltStream *stream, const char *slot_name)
+{
+	PGresult   *result;
+	XLogRecPtr	lsn;
+
+	PQclear(elt_stream_query(stream, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ", PGRES_COMMAND_OK));
+	result = elt_stream_query(stream,
+							  psprintf("CREATE_REPLICATION_SLOT \"%s\" TEMPORARY LOGICAL \"%s\" (SNAPSHOT 'use')",
+									   slot_name, ELT_LIBRARY),
+							  PGRES_TUPLES_OK);
+	lsn = parse_lsn(PQgetvalue(result, 0, 1));
+	PQclear(result);
+	return lsn;
+}
+
+void
+elt_slot_remove(int64 source_id, const char *conninfo, const char *slot_name, bool throw)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		EltStream  *stream;
+
+		elt_worker_begin("removing a replication slot");
+		stream = elt_stream_connect(conninfo, "elt cleaner");
+		if (slot_exists(stream, slot_name))
+			remove_slot(stream, slot_name);
+		elt_stream_close(stream);
+		replorigin_drop_by_name(elt_origin_name(source_id), true, true);
+		elt_worker_commit();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (throw || ProcDiePending)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not remove replication slot \"%s\": %s", slot_name, error->message),
+				 errhint("Remove it by hand, or it keeps the source's WAL: SELECT pg_drop_replication_slot(%s)",
+						 quote_literal_cstr(slot_name))));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/* WAIT: until the walsender of a stream that was just closed has let go. */
+static void
+remove_slot(EltStream *stream, const char *slot_name)
+{
+	PQclear(elt_stream_query(stream, psprintf("DROP_REPLICATION_SLOT \"%s\" WAIT", slot_name),
+							 PGRES_COMMAND_OK));
+}
+
+static bool
+slot_exists(EltStream *stream, const char *slot_name)
+{
+	PGresult   *result;
+	bool		exists;
+
+	result = elt_stream_query(stream,
+							  psprintf("SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+									   elt_stream_literal(slot_name)),
+							  PGRES_TUPLES_OK);
+	exists = PQntuples(result) > 0;
+	PQclear(result);
+	return exists;
+}
+
+static XLogRecPtr
+parse_lsn(const char *text)
+{
+	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(text)));
+}
+
+/* ---- the cleaner ---- */
+
+void
+elt_cleaner_main(Datum main_arg)
+{
+	ListCell   *cell;
+	List	   *dropped;
+	MemoryContext context;
+
+	elt_worker_start(main_arg, ELT_WORKER_CLEANER, "elt cleaner");
+	context = AllocSetContextCreate(TopMemoryContext, "elt cleaner", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+
+	elt_worker_begin("reading the configuration");
+	MemoryContextSwitchTo(context);
+	dropped = elt_catalog_dropped_sources();
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+
+	foreach(cell, dropped)
+	{
+		EltDroppedSource *source = lfirst(cell);
+
+		if (source->source_id != elt_my_slot->object_id)
+			continue;
+		elt_slot_remove(source->source_id, source->conninfo, source->slot_name, true);
+
+		elt_worker_begin("forgetting a source");
+		elt_catalog_forget_dropped(source->source_id);
+		elt_config_changed();
+		elt_worker_commit();
+	}
+	elt_registry_finish();
+}

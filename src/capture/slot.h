@@ -1,0 +1,32 @@
+/*
+ * slot.h
+ *	  The replication slot and the replication origin of a source.
+ */
+#ifndef ELT_SLOT_H
+#define ELT_SLOT_H
+
+#include "access/xlogdefs.h"
+#include "capture/stream.h"
+
+/* Name of a source's origin in this cluster, palloc'd. */
+extern char *elt_origin_name(int64 source_id);
+
+/*
+ * Makes the slot and returns its first position.  One that is left from an
+ * attempt that was not recorded is replaced.
+ */
+extern XLogRecPtr elt_slot_create(EltStream *stream, const char *slot_name);
+
+/*
+ * Makes a slot that lives as long as the connection, and opens a transaction
+ * on it that sees exactly what was committed before the position returned.
+ */
+extern XLogRecPtr elt_slot_create_snapshot(EltStream *stream, const char *slot_name);
+
+/*
+ * Removes a source's slot and origin, where they exist.  An error is raised,
+ * or with throw false logged as a warning.  Opens its own transactions.
+ */
+extern void elt_slot_remove(int64 source_id, const char *conninfo, const char *slot_name, bool throw);
+
+#endif							/* ELT_SLOT_H */

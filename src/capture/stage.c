@@ -1,0 +1,459 @@
+/*
+ * stage.c
+ *	  Changes into raw staging, in bulk.
+ *
+ * The capture worker is the only writer of a source's log, and it appends:
+ * change_ids grow, leaves have no index and no trigger, and inserts skip the
+ * free space map, so that the physical order of a leaf is the order of its
+ * change_ids (see raw.h).
+ *
+ * Rows wait in slots until there are MAX_PENDING_ROWS or MAX_PENDING_BYTES of
+ * them; then each leaf gets its own with one table_multi_insert, which costs
+ * one WAL record and one lock per page.  Memory is bounded by these two,
+ * whatever the size of the source's transaction.
+ *
+ * Change_ids come from a sequence in blocks.  A block that was begun and not
+ * used up when the worker ended is lost; nothing is ever given out twice,
+ * because the sequence is not transactional and its WAL precedes the rows'.
+ *
+ * Everything raises errors only: the local transaction is then rolled back
+ * by the exit of the worker.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "capture/partition.h"
+#include "capture/schema.h"
+#include "capture/stage.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
+#include "raw.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#define MAX_PENDING_ROWS	2000
+#define MAX_PENDING_BYTES	(1024 * 1024)
+
+/* One log: a relation of the source, or a source's messages. */
+typedef struct StageLog
+{
+	char	   *name;			/* hash key: the relation's name, "" for messages */
+	Oid			partition;
+	bool		skip;			/* waits for its copy: what comes before that is in the copy */
+	XLogRecPtr	sync_lsn;		/* what committed before it came with the copy */
+	Datum		relation_text;
+
+	Oid			leaf;			/* that the next row goes to */
+	int64		leaf_end;		/* first change_id beyond it */
+	Relation	open_leaf;		/* in this transaction */
+	TupleTableSlot **pending;
+	int			npending;
+	int			max_pending;
+} StageLog;
+
+/* What the stage keeps with a relation of the decoder. */
+typedef struct StageRelation
+{
+	StageLog   *log;
+	int			schema_version;
+	uint64		refresh_count;	/* of the stage when log was looked up */
+} StageRelation;
+
+struct EltStage
+{
+	EltSource	source;
+	MemoryContext logs_context; /* until refresh */
+	HTAB	   *logs;
+	uint64		refresh_count;
+
+	MemoryContext pending_context;	/* values of the pending rows */
+	TupleDesc	tupdesc;
+	TupleTableSlot **slots;
+	int			nused;
+	int64		pending_bytes;
+	int64		staged;			/* since the last finish */
+
+	Oid			sequence;
+	int64		next_id;
+	int64		last_id;		/* of the block at hand */
+
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;
+	TimestampTz commit_ts;
+	TimestampTz staged_at;
+	int32		seq;
+};
+
+typedef struct LogEntry
+{
+	char		name[NAMEDATALEN * 5];	/* two quoted identifiers and a dot */
+	StageLog   *log;
+} LogEntry;
+
+static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
+static StageLog *find_log(EltStage *stage, const char *name);
+static void read_table_state(EltStage *stage, StageLog *log);
+static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
+					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged);
+static int64 next_change_id(EltStage *stage);
+static void write_pending(EltStage *stage);
+static void write_log(EltStage *stage, StageLog *log);
+static void stage_message(EltStage *stage, EltChange *change);
+
+EltStage *
+elt_stage_create(const EltSource *source)
+{
+	EltStage   *stage = MemoryContextAllocZero(TopMemoryContext, sizeof(EltStage));
+
+	stage->source = *source;
+	stage->source.name = MemoryContextStrdup(TopMemoryContext, source->name);
+	stage->logs_context = AllocSetContextCreate(TopMemoryContext, "elt stage logs", ALLOCSET_DEFAULT_SIZES);
+	stage->pending_context = AllocSetContextCreate(TopMemoryContext, "elt stage pending", ALLOCSET_DEFAULT_SIZES);
+	stage->slots = MemoryContextAllocZero(TopMemoryContext, MAX_PENDING_ROWS * sizeof(TupleTableSlot *));
+	elt_stage_refresh(stage);
+	return stage;
+}
+
+void
+elt_stage_refresh(EltStage *stage)
+{
+	HASHCTL		ctl = {0};
+
+	Assert(stage->nused == 0);
+	MemoryContextReset(stage->logs_context);
+	ctl.keysize = sizeof(((LogEntry *) NULL)->name);
+	ctl.entrysize = sizeof(LogEntry);
+	ctl.hcxt = stage->logs_context;
+	stage->logs = hash_create("elt stage logs", 64, &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	stage->refresh_count++;
+}
+
+void
+elt_stage_free_relation(void *user_data)
+{
+	if (user_data != NULL)
+		pfree(user_data);
+}
+
+void
+elt_stage_begin(EltStage *stage, TransactionId xid, XLogRecPtr commit_lsn, TimestampTz commit_ts)
+{
+	stage->xid = xid;
+	stage->commit_lsn = commit_lsn;
+	stage->commit_ts = commit_ts;
+	stage->staged_at = GetCurrentTimestamp();
+	stage->seq = 0;
+}
+
+void
+elt_stage_change(EltStage *stage, EltChange *change)
+{
+	EltRelation *relation = change->relation;
+	StageLog   *log;
+	int			version;
+	MemoryContext old;
+
+	if (change->op == ELT_OP_MESSAGE)
+	{
+		stage_message(stage, change);
+		return;
+	}
+
+	log = log_of_relation(stage, relation, &version);
+	if (log->skip || stage->commit_lsn < log->sync_lsn)
+		return;
+
+	old = MemoryContextSwitchTo(stage->pending_context);
+	if (change->op == ELT_OP_TRUNCATE)
+		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL);
+	else
+	{
+		bool		moves = elt_change_moves_key(change);
+
+		if (change->op == ELT_OP_DELETE || moves)
+			add_row(stage, log, version, ELT_OP_DELETE, change->lsn,
+					elt_row_key_hash(relation, change->old), elt_row_key(relation, change->old),
+					elt_row_image(relation, change->old, NULL), NULL, NULL);
+		if (change->op != ELT_OP_DELETE)
+		{
+			ArrayType  *unchanged;
+			Jsonb	   *after = elt_row_image(relation, change->new, &unchanged);
+			Jsonb	   *before = (change->old && !moves) ? elt_row_image(relation, change->old, NULL) : NULL;
+
+			add_row(stage, log, version, moves ? ELT_OP_INSERT : change->op, change->lsn,
+					elt_row_key_hash(relation, change->new), elt_row_key(relation, change->new),
+					before, after, unchanged);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+void
+elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
+{
+	int			version;
+	StageLog   *log = log_of_relation(stage, relation, &version);
+	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
+
+	add_row(stage, log, version, ELT_OP_SNAPSHOT, stage->commit_lsn,
+			elt_row_key_hash(relation, row), elt_row_key(relation, row),
+			NULL, elt_row_image(relation, row, NULL), NULL);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+stage_message(EltStage *stage, EltChange *change)
+{
+	StageLog   *log = find_log(stage, "");
+	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
+	Jsonb	   *key;
+	Jsonb	   *payload;
+	char	   *topic;
+	uint32		hash;
+
+	elt_message_parse(change->message, change->message_length, &topic, &key, &payload);
+	hash = hash_bytes((unsigned char *) topic, strlen(topic));
+	if (key != NULL)
+		hash = hash_combine(hash, hash_bytes((unsigned char *) key, VARSIZE(key)));
+	else if (payload != NULL)
+		hash = hash_combine(hash, hash_bytes((unsigned char *) payload, VARSIZE(payload)));
+	log->relation_text = CStringGetTextDatum(topic);
+	add_row(stage, log, 0, ELT_OP_MESSAGE, change->lsn, (int32) hash, key, NULL, payload, NULL);
+	MemoryContextSwitchTo(old);
+}
+
+int64
+elt_stage_finish(EltStage *stage)
+{
+	HASH_SEQ_STATUS status;
+	LogEntry   *entry;
+	int64		staged = stage->staged;
+
+	write_pending(stage);
+	hash_seq_init(&status, stage->logs);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (entry->log->open_leaf != NULL)
+			table_close(entry->log->open_leaf, NoLock);
+		entry->log->open_leaf = NULL;
+	}
+	stage->staged = 0;
+	return staged;
+}
+
+/* ---- which log a change goes to ---- */
+
+static StageLog *
+log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version)
+{
+	StageRelation *known = relation->user_data;
+
+	if (known == NULL)
+	{
+		known = MemoryContextAllocZero(TopMemoryContext, sizeof(StageRelation));
+		relation->user_data = known;
+	}
+	if (known->refresh_count != stage->refresh_count)
+	{
+		known->log = find_log(stage, relation->name);
+		known->schema_version = elt_schema_version(stage->source.source_id, relation, stage->commit_lsn);
+		known->refresh_count = stage->refresh_count;
+	}
+	*schema_version = known->schema_version;
+	return known->log;
+}
+
+static StageLog *
+find_log(EltStage *stage, const char *name)
+{
+	bool		found;
+	LogEntry   *entry;
+	StageLog   *log;
+
+	if (strlen(name) >= sizeof(entry->name))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the source sent a relation name of %zu bytes", strlen(name))));
+	entry = hash_search(stage->logs, name, HASH_FIND, &found);
+	if (found)
+		return entry->log;
+
+	log = MemoryContextAllocZero(stage->logs_context, sizeof(StageLog));
+	log->name = MemoryContextStrdup(stage->logs_context, name);
+	if (name[0] == '\0')
+		log->partition = elt_partition_of_messages(stage->source.name);
+	else
+	{
+		MemoryContext old = MemoryContextSwitchTo(stage->logs_context);
+
+		log->relation_text = CStringGetTextDatum(name);
+		MemoryContextSwitchTo(old);
+		read_table_state(stage, log);
+		log->partition = elt_partition_of_relation(&stage->source, name);
+	}
+	entry = hash_search(stage->logs, name, HASH_ENTER, &found);
+	entry->log = log;
+	return log;
+}
+
+/* A table that the publication got without elt's doing is captured from here on. */
+static void
+read_table_state(EltStage *stage, StageLog *log)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(stage->source.source_id), log->relation_text};
+	bool		isnull;
+	Datum		sync_lsn;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("INSERT INTO elt.source_tables (source_id, relation) VALUES ($1, $2) "
+				"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready' "
+				"WHERE source_tables.state = 'removed'",
+				2, types, values, NULL);
+	elt_spi_run("SELECT state = 'pending', sync_lsn FROM elt.source_tables WHERE source_id = $1 AND relation = $2",
+				2, types, values, NULL);
+	log->skip = elt_spi_bool(0, 1);
+	sync_lsn = elt_spi_datum(&spi, 0, 2, &isnull);
+	log->sync_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(sync_lsn);
+	elt_spi_end(&spi);
+}
+
+/* ---- rows ---- */
+
+static void
+add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
+		int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged)
+{
+	int64		change_id = next_change_id(stage);
+	TupleTableSlot *slot;
+	Datum	   *values;
+	bool	   *isnull;
+
+	if (change_id >= log->leaf_end)
+	{
+		int64		width = stage->source.partition_changes;
+
+		if (log->npending > 0)
+			write_log(stage, log);	/* these belong to the leaf before */
+		if (log->open_leaf != NULL)
+			table_close(log->open_leaf, NoLock);
+		log->open_leaf = NULL;
+		log->leaf = elt_partition_leaf(&stage->source, log->partition, change_id);
+		log->leaf_end = (change_id / width + 1) * width;
+	}
+	if (log->open_leaf == NULL)
+	{
+		log->open_leaf = table_open(log->leaf, RowExclusiveLock);
+		if (stage->tupdesc == NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			stage->tupdesc = CreateTupleDescCopy(RelationGetDescr(log->open_leaf));
+			if (stage->tupdesc->natts != ELT_RAW_NCOLUMNS)
+				elog(ERROR, "raw staging of source \"%s\" has %d columns, not %d",
+					 stage->source.name, stage->tupdesc->natts, ELT_RAW_NCOLUMNS);
+			MemoryContextSwitchTo(old);
+		}
+	}
+
+	if (stage->slots[stage->nused] == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		stage->slots[stage->nused] = MakeSingleTupleTableSlot(stage->tupdesc, &TTSOpsVirtual);
+		MemoryContextSwitchTo(old);
+	}
+	slot = stage->slots[stage->nused++];
+	if (log->npending == log->max_pending)
+	{
+		log->max_pending = Max(64, log->max_pending * 2);
+		log->pending = log->pending == NULL ?
+			MemoryContextAlloc(stage->logs_context, log->max_pending * sizeof(TupleTableSlot *)) :
+			repalloc(log->pending, log->max_pending * sizeof(TupleTableSlot *));
+	}
+	log->pending[log->npending++] = slot;
+
+	ExecClearTuple(slot);
+	values = slot->tts_values - 1;
+	isnull = slot->tts_isnull - 1;
+	memset(slot->tts_isnull, 0, ELT_RAW_NCOLUMNS * sizeof(bool));
+	values[ELT_RAW_CHANGE_ID] = Int64GetDatum(change_id);
+	values[ELT_RAW_COMMIT_LSN] = LSNGetDatum(stage->commit_lsn);
+	values[ELT_RAW_LSN] = LSNGetDatum(lsn);
+	values[ELT_RAW_XID] = Int64GetDatum((int64) stage->xid);
+	values[ELT_RAW_COMMIT_TS] = TimestampTzGetDatum(stage->commit_ts);
+	values[ELT_RAW_STAGED_AT] = TimestampTzGetDatum(stage->staged_at);
+	values[ELT_RAW_SEQ] = Int32GetDatum(stage->seq++);
+	values[ELT_RAW_KEY_HASH] = Int32GetDatum(key_hash);
+	values[ELT_RAW_SCHEMA_VERSION] = Int32GetDatum(schema_version);
+	values[ELT_RAW_OP] = CharGetDatum(op);
+	values[ELT_RAW_RELATION] = log->relation_text;
+	values[ELT_RAW_KEY] = PointerGetDatum(key);
+	isnull[ELT_RAW_KEY] = key == NULL;
+	values[ELT_RAW_BEFORE] = PointerGetDatum(before);
+	isnull[ELT_RAW_BEFORE] = before == NULL;
+	values[ELT_RAW_AFTER] = PointerGetDatum(after);
+	isnull[ELT_RAW_AFTER] = after == NULL;
+	values[ELT_RAW_UNCHANGED] = PointerGetDatum(unchanged);
+	isnull[ELT_RAW_UNCHANGED] = unchanged == NULL;
+	ExecStoreVirtualTuple(slot);
+
+	stage->staged++;
+	stage->pending_bytes += 128 + (key ? VARSIZE(key) : 0) + (before ? VARSIZE(before) : 0) +
+		(after ? VARSIZE(after) : 0);
+	if (stage->nused == MAX_PENDING_ROWS || stage->pending_bytes >= MAX_PENDING_BYTES)
+		write_pending(stage);
+}
+
+static int64
+next_change_id(EltStage *stage)
+{
+	if (stage->next_id >= stage->last_id)
+	{
+		if (!OidIsValid(stage->sequence))
+			stage->sequence = elt_partition_sequence(stage->source.name);
+		stage->next_id = nextval_internal(stage->sequence, false);
+		stage->last_id = stage->next_id + ELT_CHANGE_ID_BLOCK;
+	}
+	return stage->next_id++;
+}
+
+static void
+write_pending(EltStage *stage)
+{
+	HASH_SEQ_STATUS status;
+	LogEntry   *entry;
+
+	if (stage->nused == 0)
+		return;
+	hash_seq_init(&status, stage->logs);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		if (entry->log->npending > 0)
+			write_log(stage, entry->log);
+	for (int i = 0; i < stage->nused; i++)
+		ExecClearTuple(stage->slots[i]);
+	stage->nused = 0;
+	stage->pending_bytes = 0;
+	MemoryContextReset(stage->pending_context);
+}
+
+static void
+write_log(EltStage *stage, StageLog *log)
+{
+	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
+
+	table_multi_insert(log->open_leaf, log->pending, log->npending,
+					   GetCurrentCommandId(true), TABLE_INSERT_SKIP_FSM, NULL);
+	log->npending = 0;
+	MemoryContextSwitchTo(old);
+}

@@ -1,0 +1,480 @@
+/*
+ * stream.c
+ *	  A connection to a source: SQL, COPY and the replication stream over libpq.
+ *
+ * The only file that calls libpq.  One connection in mode replication=database
+ * serves for SQL, for slot commands and for the stream.  A local source is
+ * reached through the server's own Unix socket by the same code.
+ *
+ * The session is pinned by connection options, so that values have the same
+ * text whatever the server, the database or the role sets.  Every wait is on
+ * the latch and the socket, so SIGTERM is served at once.
+ *
+ * An error of the other side is raised here with its SQLSTATE.  A connection
+ * that an error leaves open is closed by elt_stream_close or at exit of the
+ * process; workers exit on errors.
+ */
+#include "postgres.h"
+
+#include "capture/stream.h"
+#include "catalog/pg_authid.h"
+#include "commands/dbcommands.h"
+#include "guc.h"
+#include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/postmaster.h"
+#include "replication/logical.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#define CONNECT_TIMEOUT_MS	15000
+#define MAX_OPTIONS			64
+
+struct EltStream
+{
+	PGconn	   *connection;
+	char	   *buffer;			/* of libpq: last message or line */
+	bool		local;
+};
+
+/* What a source's connection string may hold. */
+static const char *const allowed_options[] = {
+	"host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service",
+	"connect_timeout", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword",
+	"ssl_min_protocol_version", "ssl_max_protocol_version", "channel_binding", "gssencmode",
+	"krbsrvname", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
+	"tcp_user_timeout", "target_session_attrs"
+};
+
+static const char pinned_session[] =
+"-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1 "
+"-c bytea_output=hex -c xmloption=content -c lc_monetary=C -c search_path=pg_catalog "
+"-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
+"-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
+
+static const char *first_socket_directory(void);
+static void poll_until_connected(EltStream *stream, TimestampTz deadline);
+static void wait_for_socket(EltStream *stream, int events, long timeout_ms);
+static PGresult *next_result(EltStream *stream);
+static void report(EltStream *stream, PGresult *result, const char *what) pg_attribute_noreturn();
+
+/* ---- connect ---- */
+
+EltStream *
+elt_stream_connect(const char *conninfo, const char *appname)
+{
+	EltStream  *stream = MemoryContextAllocZero(TopMemoryContext, sizeof(EltStream));
+	PQconninfoOption *options;
+	const char *keywords[MAX_OPTIONS];
+	const char *values[MAX_OPTIONS];
+	char		port[12];
+	char	   *error = NULL;
+	int			n = 0;
+
+	stream->local = (conninfo == NULL);
+	options = PQconninfoParse(stream->local ? elt_local_conninfo : conninfo, &error);
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string: %s", error ? error : "out of memory")));
+
+	if (stream->local && elt_local_conninfo[0] == '\0')
+	{
+		snprintf(port, sizeof(port), "%d", PostPortNumber);
+		keywords[n] = "host";
+		values[n++] = first_socket_directory();
+		keywords[n] = "port";
+		values[n++] = port;
+		keywords[n] = "user";
+		values[n++] = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
+	}
+	for (PQconninfoOption *option = options; option->keyword != NULL && n < MAX_OPTIONS - 8; option++)
+	{
+		if (option->val == NULL || (stream->local && strcmp(option->keyword, "dbname") == 0))
+			continue;
+		keywords[n] = option->keyword;
+		values[n++] = option->val;
+	}
+	if (stream->local)
+	{
+		keywords[n] = "dbname";
+		values[n++] = get_database_name(MyDatabaseId);
+	}
+	keywords[n] = "replication";
+	values[n++] = "database";
+	keywords[n] = "application_name";
+	values[n++] = appname;
+	keywords[n] = "client_encoding";
+	values[n++] = "UTF8";
+	keywords[n] = "options";
+	values[n++] = pinned_session;
+	keywords[n] = NULL;
+	values[n] = NULL;
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("too many open files for a connection to the source")));
+	stream->connection = PQconnectStartParams(keywords, values, false);
+	PQconninfoFree(options);
+	poll_until_connected(stream, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS));
+	return stream;
+}
+
+static const char *
+first_socket_directory(void)
+{
+	List	   *directories;
+	char	   *copy = pstrdup(Unix_socket_directories);
+
+	if (!SplitDirectoriesString(copy, ',', &directories) || directories == NIL)
+		return "localhost";
+	return (const char *) linitial(directories);
+}
+
+static void
+poll_until_connected(EltStream *stream, TimestampTz deadline)
+{
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	if (stream->connection == NULL || PQstatus(stream->connection) == CONNECTION_BAD)
+		status = PGRES_POLLING_FAILED;
+	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
+	{
+		long		left_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+		if (left_ms <= 0)
+		{
+			elt_stream_close(stream);
+			ereport(ERROR,
+					(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+					 errmsg("could not connect to the source: no answer within %d s", CONNECT_TIMEOUT_MS / 1000)));
+		}
+		wait_for_socket(stream,
+						status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
+						left_ms);
+		status = PQconnectPoll(stream->connection);
+	}
+	if (status == PGRES_POLLING_FAILED)
+	{
+		char	   *message = pchomp(PQerrorMessage(stream->connection));
+		bool		local = stream->local;
+
+		elt_stream_close(stream);
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not connect to the source: %s", message),
+				 local ? errhint("elt connects to its own server; where pg_hba.conf asks for more than "
+								 "the Unix socket gives, set elt.local_conninfo in postgresql.conf. "
+								 "max_wal_senders bounds these connections too (now %d).", max_wal_senders) : 0));
+	}
+}
+
+void
+elt_stream_close(EltStream *stream)
+{
+	if (stream->buffer != NULL)
+		PQfreemem(stream->buffer);
+	PQfinish(stream->connection);
+	ReleaseExternalFD();
+	pfree(stream);
+}
+
+void
+elt_stream_check_conninfo(const char *conninfo)
+{
+	char	   *error = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &error);
+
+	/* the parser's message may quote the string, and with it a password */
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string"),
+				 errhint("It has the form host=... port=... dbname=... user=..., or postgresql://...")));
+	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
+	{
+		bool		allowed = (option->val == NULL);
+
+		for (int i = 0; i < lengthof(allowed_options) && !allowed; i++)
+			allowed = strcmp(option->keyword, allowed_options[i]) == 0;
+		if (!allowed)
+		{
+			char	   *keyword = pstrdup(option->keyword);
+
+			PQconninfoFree(options);
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("connection option \"%s\" is not allowed in a source's conninfo", keyword),
+					 errhint("elt sets replication, application_name, client_encoding and options itself.")));
+		}
+	}
+	PQconninfoFree(options);
+}
+
+/* ---- SQL ---- */
+
+void
+elt_stream_check_server(EltStream *stream)
+{
+	PGresult   *result;
+	char	   *wal_level;
+	char	   *libraries;
+	char	   *encoding;
+	bool		listed = true;
+
+	result = elt_stream_query(stream,
+							  "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_level'), "
+							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'server_encoding'), "
+							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries')",
+							  PGRES_TUPLES_OK);
+	wal_level = pstrdup(PQgetvalue(result, 0, 0));
+	encoding = pstrdup(PQgetvalue(result, 0, 1));
+	libraries = pstrdup(PQgetvalue(result, 0, 2));
+
+	/* servers that do not know the setting load any plugin */
+	if (!PQgetisnull(result, 0, 2))
+	{
+		char	   *copy = pstrdup(libraries);
+		List	   *names = NIL;
+		ListCell   *cell;
+
+		listed = false;
+		(void) SplitGUCList(copy, ',', &names);
+		foreach(cell, names)
+			listed |= strcmp((char *) lfirst(cell), "elt") == 0 || strcmp((char *) lfirst(cell), "*") == 0;
+	}
+	PQclear(result);
+
+	if (strcmp(wal_level, "logical") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the source's wal_level is \"%s\", and logical decoding needs \"logical\"", wal_level),
+				 errhint("Put this line into the source's postgresql.conf and restart it: wal_level = logical")));
+	if (!listed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the source's output_plugin_libraries does not name elt"),
+				 errdetail("It is \"%s\".", libraries),
+				 errhint("Put this line into the source's postgresql.conf and reload it: output_plugin_libraries = '%s%self'",
+						 libraries, libraries[0] != '\0' ? ", " : "")));
+	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the source's encoding is %s, and this database's is %s", encoding, GetDatabaseEncodingName()),
+				 errhint("elt captures between databases of the same encoding.")));
+}
+
+PGresult *
+elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected)
+{
+	PGresult   *last = NULL;
+
+	if (!PQsendQuery(stream->connection, command))
+		report(stream, NULL, "could not send a command to the source");
+	for (;;)
+	{
+		PGresult   *result = next_result(stream);
+		ExecStatusType status;
+
+		if (result == NULL)
+			break;
+		PQclear(last);
+		last = result;
+		status = PQresultStatus(result);
+		if (status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH ||
+			PQstatus(stream->connection) == CONNECTION_BAD)
+			break;
+	}
+	if (last == NULL || PQresultStatus(last) != expected)
+		report(stream, last, "the source refused a command");
+	return last;
+}
+
+/* Waits for the next result of a command; NULL when it is complete. */
+static PGresult *
+next_result(EltStream *stream)
+{
+	while (PQisBusy(stream->connection))
+	{
+		wait_for_socket(stream, WL_SOCKET_READABLE, -1);
+		if (!PQconsumeInput(stream->connection))
+			report(stream, NULL, "the connection to the source broke");
+	}
+	return PQgetResult(stream->connection);
+}
+
+char *
+elt_stream_literal(const char *value)
+{
+	return quote_literal_cstr(value);
+}
+
+char *
+elt_stream_copy_line(EltStream *stream, int *length)
+{
+	PGresult   *result;
+
+	if (stream->buffer != NULL)
+		PQfreemem(stream->buffer);
+	stream->buffer = NULL;
+
+	for (;;)
+	{
+		*length = PQgetCopyData(stream->connection, &stream->buffer, 1);
+		if (*length > 0)
+			return stream->buffer;
+		if (*length < 0)
+			break;
+		wait_for_socket(stream, WL_SOCKET_READABLE, -1);
+		if (!PQconsumeInput(stream->connection))
+			report(stream, NULL, "the connection to the source broke");
+	}
+	if (*length == -2)
+		report(stream, NULL, "the copy from the source broke");
+	result = next_result(stream);
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
+		report(stream, result, "the copy from the source broke");
+	PQclear(result);
+	while ((result = next_result(stream)) != NULL)
+		PQclear(result);
+	return NULL;
+}
+
+/* ---- the replication stream ---- */
+
+void
+elt_stream_start(EltStream *stream, const char *slot_name, const char *publication, XLogRecPtr start_lsn)
+{
+	StringInfoData command;
+
+	initStringInfo(&command);
+	appendStringInfo(&command, "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (format 'batch', publication %s)",
+					 slot_name, LSN_FORMAT_ARGS(start_lsn), elt_stream_literal(publication));
+	PQclear(elt_stream_query(stream, command.data, PGRES_COPY_BOTH));
+	pfree(command.data);
+}
+
+EltStreamMessage
+elt_stream_receive(EltStream *stream, char **data, int *length, XLogRecPtr *wal_end, bool *reply_requested)
+{
+	StringInfoData message;
+	int			received;
+
+	if (stream->buffer != NULL)
+		PQfreemem(stream->buffer);
+	stream->buffer = NULL;
+
+	received = PQgetCopyData(stream->connection, &stream->buffer, 1);
+	if (received == 0)
+	{
+		if (!PQconsumeInput(stream->connection))
+			report(stream, NULL, "the connection to the source broke");
+		received = PQgetCopyData(stream->connection, &stream->buffer, 1);
+	}
+	if (received == 0)
+		return ELT_STREAM_NOTHING;
+	if (received == -1)
+		return ELT_STREAM_END;
+	if (received == -2)
+		report(stream, NULL, "the stream from the source broke");
+
+	message.data = stream->buffer;
+	message.len = received;
+	message.maxlen = -1;
+	message.cursor = 0;
+	*reply_requested = false;
+	switch (pq_getmsgbyte(&message))
+	{
+		case 'w':
+			(void) pq_getmsgint64(&message);	/* start */
+			*wal_end = pq_getmsgint64(&message);
+			(void) pq_getmsgint64(&message);	/* send time */
+			*data = stream->buffer + message.cursor;
+			*length = received - message.cursor;
+			return ELT_STREAM_DATA;
+		case 'k':
+			*wal_end = pq_getmsgint64(&message);
+			(void) pq_getmsgint64(&message);
+			*reply_requested = pq_getmsgbyte(&message) != 0;
+			return ELT_STREAM_KEEPALIVE;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("unknown message of type %d in the replication stream", stream->buffer[0])));
+	}
+}
+
+bool
+elt_stream_wait(EltStream *stream, long timeout_ms)
+{
+	int			events;
+
+	events = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							   PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
+	if (events & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return (events & WL_TIMEOUT) == 0;
+}
+
+void
+elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed)
+{
+	StringInfoData reply;
+
+	initStringInfo(&reply);
+	pq_sendbyte(&reply, 'r');
+	pq_sendint64(&reply, written);
+	pq_sendint64(&reply, flushed);
+	pq_sendint64(&reply, flushed);	/* applied */
+	pq_sendint64(&reply, GetCurrentTimestamp());
+	pq_sendbyte(&reply, 0);
+	if (PQputCopyData(stream->connection, reply.data, reply.len) <= 0 || PQflush(stream->connection))
+		report(stream, NULL, "could not report progress to the source");
+	pfree(reply.data);
+}
+
+/* ---- waits and errors ---- */
+
+static void
+wait_for_socket(EltStream *stream, int events, long timeout_ms)
+{
+	int			happened;
+
+	happened = WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events | (timeout_ms >= 0 ? WL_TIMEOUT : 0),
+								 PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
+	if (happened & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+report(EltStream *stream, PGresult *result, const char *what)
+{
+	char	   *sqlstate = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+	char	   *primary = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+	char	   *detail = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL) : NULL;
+	char	   *hint = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_HINT) : NULL;
+	char	   *message = primary ? pstrdup(primary) : pchomp(PQerrorMessage(stream->connection));
+	int			code = ERRCODE_CONNECTION_FAILURE;
+
+	if (sqlstate != NULL && strlen(sqlstate) == 5)
+		code = MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+	detail = detail ? pstrdup(detail) : NULL;
+	hint = hint ? pstrdup(hint) : NULL;
+	PQclear(result);
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("%s: %s", what, message),
+			 detail ? errdetail("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : 0));
+}

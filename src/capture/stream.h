@@ -1,0 +1,62 @@
+/*
+ * stream.h
+ *	  A connection to a source: SQL, COPY and the replication stream over libpq.
+ */
+#ifndef ELT_STREAM_H
+#define ELT_STREAM_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "libpq-fe.h"
+
+typedef struct EltStream EltStream;
+
+typedef enum EltStreamMessage
+{
+	ELT_STREAM_NOTHING,			/* nothing has arrived: wait */
+	ELT_STREAM_DATA,			/* a message of the output plugin */
+	ELT_STREAM_KEEPALIVE,
+	ELT_STREAM_END				/* the server ended the stream */
+} EltStreamMessage;
+
+/*
+ * Connects to a source (conninfo NULL: to this database) for SQL and for
+ * replication commands; all waits are interruptible.  Needs a transaction.
+ */
+extern EltStream *elt_stream_connect(const char *conninfo, const char *appname);
+extern void elt_stream_close(EltStream *stream);
+
+/* Refuses a conninfo that holds an option outside the allow-list. */
+extern void elt_stream_check_conninfo(const char *conninfo);
+
+/*
+ * Refuses a server that cannot be a source as it is set up; the error's hint
+ * has the line to put into its postgresql.conf.
+ */
+extern void elt_stream_check_server(EltStream *stream);
+
+/* Runs a command, whose result must be of the given status. */
+extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
+
+/* A value quoted as an SQL literal or identifier, palloc'd. */
+extern char *elt_stream_literal(const char *value);
+
+/* One line of a COPY TO STDOUT that elt_stream_query started; NULL at its end. */
+extern char *elt_stream_copy_line(EltStream *stream, int *length);
+
+extern void elt_stream_start(EltStream *stream, const char *slot_name, const char *publication,
+							 XLogRecPtr start_lsn);
+
+/*
+ * Takes the next message without waiting.  "data" is valid until the next
+ * call; *wal_end is the position that the server has sent up to.
+ */
+extern EltStreamMessage elt_stream_receive(EltStream *stream, char **data, int *length,
+										   XLogRecPtr *wal_end, bool *reply_requested);
+
+/* Waits for input or the latch; false when timeout_ms passed. */
+extern bool elt_stream_wait(EltStream *stream, long timeout_ms);
+
+extern void elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed);
+
+#endif							/* ELT_STREAM_H */

@@ -1,0 +1,917 @@
+/*
+ * value.c
+ *	  From a type's text output to JSON.
+ *
+ * A value must come out of jsonb as it went in: casting the JSON back to the
+ * type gives the same value.  Where JSON (or jsonb, which normalises what it
+ * stores) has no such form, the value stays its text, in a string.  So no
+ * value ever raises an error here: what does not parse as its type promises is
+ * a string too.
+ *
+ * The result is a tree of JsonbValues, never jbvBinary, whose objects have
+ * their keys sorted and unique, as JsonbValueToJsonb wants them.
+ *
+ * Recursion is bounded: type codes nest at most ELT_TYPE_DEPTH levels, JSON at
+ * most ELT_JSON_DEPTH.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "common/jsonapi.h"
+#include "compat.h"
+#include "capture/value.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#define ELT_TYPE_DEPTH			32
+#define ELT_TYPE_CODE_MAX		(64 * 1024) /* a code stops to go into detail here */
+#define ELT_JSON_DEPTH			4000
+
+/* numeric's own limits on digits */
+#define NUMERIC_INTEGER_DIGITS	131072
+#define NUMERIC_FRACTION_DIGITS	16383
+
+typedef struct JsonBuild
+{
+	JsonbParseState *state;
+	JsonbValue	root;
+	int64		fields;			/* seen */
+	int64		kept;			/* after duplicates were removed */
+	bool		faithful;
+} JsonBuild;
+
+static void append_code(StringInfo out, Oid type, int start, int depth);
+static EltType *parse_code(const char **cursor, int depth);
+static char *parse_field_name(const char **cursor);
+static void sort_fields(EltType *type);
+static void code_error(void) pg_attribute_noreturn();
+
+static bool read_integer(const char *text, int length, JsonbValue *result);
+static bool read_number(const char *text, int length, JsonbValue *result);
+static void read_timestamp(const char *text, int length, JsonbValue *result);
+static bool read_array(const EltType *type, const char **cursor, const char *end,
+						  int depth, JsonbValue *result);
+static bool read_composite(const EltType *type, const char *text, int length,
+							  JsonbValue *result);
+
+/*
+ * Gives the code of a scalar built-in type, '\0' where the catalogs must be
+ * asked.
+ */
+char
+elt_type_builtin_code(Oid type)
+{
+	switch (type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return 'i';
+		case NUMERICOID:
+			return 'n';
+		case FLOAT4OID:
+		case FLOAT8OID:
+			return 'f';
+		case BOOLOID:
+			return 'b';
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return 't';
+		case JSONOID:
+			return 'j';
+		case JSONBOID:
+			return 'J';
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case CHAROID:
+		case BYTEAOID:
+		case UUIDOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMETZOID:
+		case INTERVALOID:
+		case OIDOID:
+		case INETOID:
+		case CIDROID:
+		case BITOID:
+		case VARBITOID:
+		case XMLOID:
+		case TSVECTOROID:
+			return 's';
+		default:
+			return '\0';
+	}
+}
+
+/*
+ * Appends the code of a local type, from the catalogs.
+ */
+void
+elt_type_append_code(StringInfo out, Oid type)
+{
+	append_code(out, type, out->len, 0);
+}
+
+/*
+ * Does the work of elt_type_append_code.  A type that nests too deep, or whose
+ * code would become too long, is told as a string from there on.
+ */
+static void
+append_code(StringInfo out, Oid type, int start, int depth)
+{
+	char		code = elt_type_builtin_code(type);
+	Oid			element;
+
+	if (code != '\0')
+	{
+		appendStringInfoChar(out, code);
+		return;
+	}
+
+	if (depth >= ELT_TYPE_DEPTH - 1 || out->len - start > ELT_TYPE_CODE_MAX)
+	{
+		appendStringInfoChar(out, 's');
+		return;
+	}
+
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			append_code(out, getBaseType(type), start, depth + 1);
+			return;
+
+		case TYPTYPE_COMPOSITE:
+			{
+				TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
+
+				appendStringInfoString(out, "c(");
+				for (int i = 0; i < desc->natts; i++)
+				{
+					Form_pg_attribute att = TupleDescAttr(desc, i);
+
+					if (att->attisdropped)
+						continue;
+					elt_type_append_field_name(out, NameStr(att->attname));
+					append_code(out, att->atttypid, start, depth + 1);
+				}
+				appendStringInfoChar(out, ')');
+				FreeTupleDesc(desc);
+				return;
+			}
+
+		default:
+			break;
+	}
+
+	element = get_element_type(type);
+	if (OidIsValid(element))
+	{
+		int16		typlen;
+		bool		typbyval;
+		char		typalign;
+		char		delimiter;
+		Oid			ioparam;
+		Oid			output;
+
+		get_type_io_data(element, IOFunc_output, &typlen, &typbyval, &typalign,
+						 &delimiter, &ioparam, &output);
+		appendStringInfoChar(out, 'a');
+		appendStringInfoChar(out, delimiter);
+		append_code(out, element, start, depth + 1);
+		return;
+	}
+
+	appendStringInfoChar(out, 's');
+}
+
+/*
+ * Appends a field's name as a composite's code writes it: in double quotes,
+ * those of the name doubled.
+ */
+void
+elt_type_append_field_name(StringInfo out, const char *name)
+{
+	appendStringInfoChar(out, '"');
+	for (; *name != '\0'; name++)
+	{
+		if (*name == '"')
+			appendStringInfoChar(out, '"');
+		appendStringInfoChar(out, *name);
+	}
+	appendStringInfoChar(out, '"');
+}
+
+/*
+ * Parses a type's code, in the current memory context.  Raises
+ * ERRCODE_PROTOCOL_VIOLATION where it does not parse or nests too deep.
+ */
+EltType *
+elt_type_parse(const char *code)
+{
+	EltType    *type = parse_code(&code, 0);
+
+	if (*code != '\0')
+		code_error();
+	return type;
+}
+
+/*
+ * Parses one code and moves the cursor behind it.
+ */
+static EltType *
+parse_code(const char **cursor, int depth)
+{
+	EltType    *type = palloc0(sizeof(EltType));
+
+	if (depth >= ELT_TYPE_DEPTH)
+		code_error();
+
+	type->code = *(*cursor)++;
+	switch (type->code)
+	{
+		case 'i':
+		case 'n':
+		case 'f':
+		case 'b':
+		case 't':
+		case 'j':
+		case 'J':
+		case 's':
+			break;
+
+		case 'a':
+			type->delimiter = *(*cursor)++;
+			if (type->delimiter == '\0' || strchr("{}\"\\", type->delimiter) != NULL)
+				code_error();
+			type->element = parse_code(cursor, depth + 1);
+			break;
+
+		case 'c':
+			{
+				int			allocated = 8;
+
+				if (*(*cursor)++ != '(')
+					code_error();
+				type->field_names = palloc(sizeof(char *) * allocated);
+				type->fields = palloc(sizeof(EltType *) * allocated);
+				while (**cursor != ')')
+				{
+					if (type->nfields >= MaxTupleAttributeNumber)
+						code_error();
+					if (type->nfields >= allocated)
+					{
+						allocated *= 2;
+						type->field_names = repalloc(type->field_names, sizeof(char *) * allocated);
+						type->fields = repalloc(type->fields, sizeof(EltType *) * allocated);
+					}
+					type->field_names[type->nfields] = parse_field_name(cursor);
+					type->fields[type->nfields] = parse_code(cursor, depth + 1);
+					type->nfields++;
+				}
+				(*cursor)++;
+				sort_fields(type);
+				break;
+			}
+
+		default:
+			code_error();
+	}
+
+	return type;
+}
+
+/*
+ * Parses a field's quoted name and moves the cursor behind it.
+ */
+static char *
+parse_field_name(const char **cursor)
+{
+	StringInfoData name;
+
+	if (*(*cursor)++ != '"')
+		code_error();
+
+	initStringInfo(&name);
+	for (;;)
+	{
+		char		c = *(*cursor)++;
+
+		if (c == '\0')
+			code_error();
+		if (c == '"' && *(*cursor)++ != '"')
+		{
+			(*cursor)--;
+			return name.data;
+		}
+		appendStringInfoChar(&name, c);
+	}
+}
+
+static int
+compare_names(const void *a, const void *b, void *names)
+{
+	const char *x = ((char **) names)[*(const int *) a];
+	const char *y = ((char **) names)[*(const int *) b];
+
+	return elt_json_key_compare(x, strlen(x), y, strlen(y));
+}
+
+/*
+ * Sets the positions of a composite's fields among jsonb's keys.
+ */
+static void
+sort_fields(EltType *type)
+{
+	int		   *order = palloc(sizeof(int) * (type->nfields + 1));
+
+	for (int i = 0; i < type->nfields; i++)
+		order[i] = i;
+	qsort_arg(order, type->nfields, sizeof(int), compare_names, type->field_names);
+
+	type->positions = palloc(sizeof(int) * (type->nfields + 1));
+	for (int i = 0; i < type->nfields; i++)
+	{
+		if (i > 0 && compare_names(&order[i - 1], &order[i], type->field_names) == 0)
+			code_error();
+		type->positions[order[i]] = i;
+	}
+	pfree(order);
+}
+
+static void
+code_error(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("invalid type code in the change stream")));
+}
+
+/*
+ * Tells the order in which jsonb stores the keys of an object.
+ */
+int
+elt_json_key_compare(const char *a, int a_length, const char *b, int b_length)
+{
+	if (a_length != b_length)
+		return a_length > b_length ? 1 : -1;
+	return memcmp(a, b, a_length);
+}
+
+static inline void
+set_string(const char *text, int length, JsonbValue *result)
+{
+	result->type = jbvString;
+	result->val.string.val = (char *) text;
+	result->val.string.len = length;
+}
+
+/*
+ * Gives the JSON value of a text output; see value.h.
+ */
+void
+elt_value_to_json(const EltType *type, const char *text, int length, JsonbValue *result)
+{
+	const char *cursor = text;
+
+	switch (type->code)
+	{
+		case 'i':
+			if (read_integer(text, length, result))
+				return;
+			break;
+
+		case 'n':
+		case 'f':
+			if (read_number(text, length, result))
+				return;
+			break;
+
+		case 'b':
+			if (length == 1 && (*text == 't' || *text == 'f'))
+			{
+				result->type = jbvBool;
+				result->val.boolean = (*text == 't');
+				return;
+			}
+			break;
+
+		case 't':
+			read_timestamp(text, length, result);
+			return;
+
+		case 'j':
+			if (length <= ELT_JSON_MAX && elt_json_parse(text, length, result))
+				return;
+			break;
+
+		case 'J':
+			if (elt_json_parse(text, length, result))
+				return;
+			break;
+
+		case 'a':
+			check_stack_depth();
+			if (length <= ELT_JSON_MAX &&
+				read_array(type, &cursor, text + length, 0, result) &&
+				cursor == text + length)
+				return;
+			break;
+
+		case 'c':
+			check_stack_depth();
+			if (length <= ELT_JSON_MAX &&
+				read_composite(type, text, length, result))
+				return;
+			break;
+
+		default:
+			break;
+	}
+
+	set_string(text, length, result);
+}
+
+/*
+ * Reads a decimal integer that fits int64; false where it is anything else.
+ */
+static bool
+read_integer(const char *text, int length, JsonbValue *result)
+{
+	const char *end = text + length;
+	bool		negative = length > 0 && *text == '-';
+	int64		value = 0;
+
+	if (negative)
+		text++;
+	if (end - text < 1 || end - text > 19 || (*text == '0' && length > 1))
+		return false;
+
+	/* towards the negative side, which reaches one further */
+	for (; text < end; text++)
+	{
+		if (*text < '0' || *text > '9' ||
+			pg_mul_s64_overflow(value, 10, &value) ||
+			pg_sub_s64_overflow(value, *text - '0', &value))
+			return false;
+	}
+	if (!negative)
+	{
+		if (value == PG_INT64_MIN)
+			return false;
+		value = -value;
+	}
+
+	result->type = jbvNumeric;
+	result->val.numeric = int64_to_numeric(value);
+	return true;
+}
+
+/*
+ * Reads a decimal number with all its digits; false where it is none
+ * (NaN, Infinity), a negative zero, or out of numeric's range.
+ */
+static bool
+read_number(const char *text, int length, JsonbValue *result)
+{
+	const char *cursor = text;
+	const char *end = text + length;
+	int			integer = 0;
+	int			fraction = 0;
+	int			exponent = 0;
+	bool		zero = true;
+	char		small[64];
+	char	   *copy = small;
+
+	if (cursor < end && *cursor == '-')
+		cursor++;
+	for (; cursor < end && *cursor >= '0' && *cursor <= '9'; cursor++, integer++)
+		zero &= (*cursor == '0');
+	if (integer == 0)
+		return false;
+	if (cursor < end && *cursor == '.')
+	{
+		cursor++;
+		for (; cursor < end && *cursor >= '0' && *cursor <= '9'; cursor++, fraction++)
+			zero &= (*cursor == '0');
+		if (fraction == 0)
+			return false;
+	}
+	if (cursor < end && (*cursor == 'e' || *cursor == 'E'))
+	{
+		bool		negative = false;
+		const char *digits;
+
+		cursor++;
+		if (cursor < end && (*cursor == '+' || *cursor == '-'))
+			negative = (*cursor++ == '-');
+		digits = cursor;
+		for (; cursor < end && *cursor >= '0' && *cursor <= '9'; cursor++)
+		{
+			if (exponent > NUMERIC_INTEGER_DIGITS)
+				return false;
+			exponent = exponent * 10 + (*cursor - '0');
+		}
+		if (cursor == digits)
+			return false;
+		if (negative)
+			exponent = -exponent;
+	}
+	if (cursor != end ||
+		(zero && *text == '-') ||
+		integer + exponent > NUMERIC_INTEGER_DIGITS ||
+		fraction - exponent > NUMERIC_FRACTION_DIGITS)
+		return false;
+
+	if (length >= (int) sizeof(small))
+		copy = palloc(length + 1);
+	memcpy(copy, text, length);
+	copy[length] = '\0';
+
+	result->type = jbvNumeric;
+	result->val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in,
+															  CStringGetDatum(copy),
+															  ObjectIdGetDatum(InvalidOid),
+															  Int32GetDatum(-1)));
+	return true;
+}
+
+/*
+ * Puts a T between date and time, as ISO 8601 has it.  The rest stays:
+ * infinity, BC, and what a session with another DateStyle wrote.
+ */
+static void
+read_timestamp(const char *text, int length, JsonbValue *result)
+{
+	const char *blank = memchr(text, ' ', length);
+
+	if (blank != NULL && blank - text > 3 && blank[-3] == '-')
+	{
+		char	   *copy = palloc(length);
+
+		memcpy(copy, text, length);
+		copy[blank - text] = 'T';
+		text = copy;
+	}
+	set_string(text, length, result);
+}
+
+/*
+ * Reads an array literal, or at depth > 0 one of its sub-arrays, into a JSON
+ * array.  False where it does not parse, or has bounds of its own.
+ */
+static bool
+read_array(const EltType *type, const char **cursor, const char *end,
+			  int depth, JsonbValue *result)
+{
+	const char *p = *cursor;
+	int			allocated = 8;
+	int			n = 0;
+	JsonbValue *elements;
+
+	if (depth >= MAXDIM || p >= end || *p++ != '{')
+		return false;
+
+	elements = palloc(sizeof(JsonbValue) * allocated);
+
+	if (p < end && *p == '}')
+		p++;
+	else
+	{
+		for (;;)
+		{
+			JsonbValue *element;
+
+			if (n >= allocated)
+			{
+				allocated *= 2;
+				elements = repalloc_huge(elements, sizeof(JsonbValue) * allocated);
+			}
+			element = &elements[n++];
+
+			if (p >= end)
+				return false;
+			if (*p == '{')
+			{
+				if (!read_array(type, &p, end, depth + 1, element))
+					return false;
+			}
+			else if (*p == '"')
+			{
+				const char *start = ++p;
+				bool		escaped = false;
+
+				while (p < end && *p != '"')
+				{
+					if (*p == '\\')
+					{
+						escaped = true;
+						p++;
+					}
+					p++;
+				}
+				if (p >= end)
+					return false;
+				if (escaped)
+				{
+					char	   *copy = palloc(p - start);
+					int			length = 0;
+
+					for (; start < p; start++)
+					{
+						if (*start == '\\')
+							start++;
+						copy[length++] = *start;
+					}
+					elt_value_to_json(type->element, copy, length, element);
+				}
+				else
+					elt_value_to_json(type->element, start, p - start, element);
+				p++;
+			}
+			else
+			{
+				const char *start = p;
+
+				while (p < end && *p != type->delimiter && *p != '}')
+				{
+					if (*p == '"' || *p == '\\' || *p == '{')
+						return false;
+					p++;
+				}
+				if (p >= end || p == start)
+					return false;
+				if (p - start == 4 && memcmp(start, "NULL", 4) == 0)
+					element->type = jbvNull;
+				else
+					elt_value_to_json(type->element, start, p - start, element);
+			}
+
+			if (p >= end)
+				return false;
+			if (*p == '}')
+			{
+				p++;
+				break;
+			}
+			if (*p++ != type->delimiter)
+				return false;
+		}
+	}
+
+	result->type = jbvArray;
+	result->val.array.nElems = n;
+	result->val.array.elems = elements;
+	result->val.array.rawScalar = false;
+	*cursor = p;
+	return true;
+}
+
+/*
+ * Reads a row literal into a JSON object.  False where it does not parse, or
+ * has another number of fields than the type.
+ */
+static bool
+read_composite(const EltType *type, const char *text, int length, JsonbValue *result)
+{
+	const char *p = text;
+	const char *end = text + length;
+	JsonbPair  *pairs;
+
+	if (length < 2 || *p++ != '(' || *--end != ')')
+		return false;
+
+	pairs = palloc(sizeof(JsonbPair) * (type->nfields + 1));
+	for (int i = 0; i < type->nfields; i++)
+	{
+		JsonbPair  *pair = &pairs[type->positions[i]];
+		const char *start = p;
+
+		pair->order = 0;
+		set_string(type->field_names[i], strlen(type->field_names[i]), &pair->key);
+
+		if (p == end || *p == ',')
+			pair->value.type = jbvNull;
+		else if (*p != '"')
+		{
+			while (p < end && *p != ',')
+			{
+				if (*p == '"' || *p == '\\' || *p == '(' || *p == ')')
+					return false;
+				p++;
+			}
+			elt_value_to_json(type->fields[i], start, p - start, &pair->value);
+		}
+		else
+		{
+			char	   *copy = palloc(end - p);
+			int			n = 0;
+
+			for (p++;; p++)
+			{
+				if (p >= end)
+					return false;
+				if (*p == '\\')
+				{
+					if (++p >= end)
+						return false;
+				}
+				else if (*p == '"')
+				{
+					/* doubled, or the end */
+					if (++p >= end || *p != '"')
+						break;
+				}
+				copy[n++] = *p;
+			}
+			elt_value_to_json(type->fields[i], copy, n, &pair->value);
+		}
+
+		if (i < type->nfields - 1)
+		{
+			if (p >= end || *p++ != ',')
+				return false;
+		}
+	}
+	if (p != end)
+		return false;
+
+	result->type = jbvObject;
+	result->val.object.nPairs = type->nfields;
+	result->val.object.pairs = pairs;
+	return true;
+}
+
+/* ---- JSON text ---- */
+
+static void
+push(JsonBuild *build, JsonbValue *value)
+{
+	if (build->state == NULL)
+		build->root = *value;
+	else if (build->state->contVal.type == jbvArray)
+		pushJsonbValue(&build->state, WJB_ELEM, value);
+	else
+		pushJsonbValue(&build->state, WJB_VALUE, value);
+}
+
+static ELT_JSON_ACTION
+json_object_start(void *arg)
+{
+	JsonBuild  *build = arg;
+
+	pushJsonbValue(&build->state, WJB_BEGIN_OBJECT, NULL);
+	ELT_JSON_ACTION_RETURN;
+}
+
+static ELT_JSON_ACTION
+json_object_end(void *arg)
+{
+	JsonBuild  *build = arg;
+	JsonbValue *object = pushJsonbValue(&build->state, WJB_END_OBJECT, NULL);
+
+	build->kept += object->val.object.nPairs;
+	if (build->state == NULL)
+		build->root = *object;
+	ELT_JSON_ACTION_RETURN;
+}
+
+static ELT_JSON_ACTION
+json_array_start(void *arg)
+{
+	JsonBuild  *build = arg;
+
+	pushJsonbValue(&build->state, WJB_BEGIN_ARRAY, NULL);
+	ELT_JSON_ACTION_RETURN;
+}
+
+static ELT_JSON_ACTION
+json_array_end(void *arg)
+{
+	JsonBuild  *build = arg;
+	JsonbValue *array = pushJsonbValue(&build->state, WJB_END_ARRAY, NULL);
+
+	if (build->state == NULL)
+		build->root = *array;
+	ELT_JSON_ACTION_RETURN;
+}
+
+static ELT_JSON_ACTION
+json_field_start(void *arg, char *name, bool isnull)
+{
+	JsonBuild  *build = arg;
+	JsonbValue	key;
+
+	set_string(name, strlen(name), &key);
+	build->fields++;
+	pushJsonbValue(&build->state, WJB_KEY, &key);
+	ELT_JSON_ACTION_RETURN;
+}
+
+static ELT_JSON_ACTION
+json_scalar(void *arg, char *token, JsonTokenType token_type)
+{
+	JsonBuild  *build = arg;
+	JsonbValue	value;
+
+	value.type = jbvNull;
+	switch (token_type)
+	{
+		case JSON_TOKEN_STRING:
+			set_string(token, strlen(token), &value);
+			break;
+		case JSON_TOKEN_NUMBER:
+			if (!read_number(token, strlen(token), &value))
+				build->faithful = false;
+			break;
+		case JSON_TOKEN_TRUE:
+		case JSON_TOKEN_FALSE:
+			value.type = jbvBool;
+			value.val.boolean = (token_type == JSON_TOKEN_TRUE);
+			break;
+		default:
+			break;
+	}
+	push(build, &value);
+	ELT_JSON_ACTION_RETURN;
+}
+
+/*
+ * Tells whether JSON text can be given to the parser without fear of an error
+ * raised in it: not nested too deep, and without escapes that another server
+ * encoding than UTF8 might not know.
+ */
+static bool
+json_is_tame(const char *text, int length)
+{
+	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+	bool		quoted = false;
+	int			depth = 0;
+
+	for (int i = 0; i < length; i++)
+	{
+		switch (text[i])
+		{
+			case '"':
+				quoted = !quoted;
+				break;
+			case '\\':
+				if (++i + 2 < length && !utf8 && text[i] == 'u' &&
+					(text[i + 1] != '0' || text[i + 2] != '0'))
+					return false;
+				break;
+			case '{':
+			case '[':
+				if (!quoted && ++depth > ELT_JSON_DEPTH)
+					return false;
+				break;
+			case '}':
+			case ']':
+				if (!quoted)
+					depth--;
+				break;
+			default:
+				break;
+		}
+	}
+	return true;
+}
+
+/*
+ * Parses JSON text into a tree; see value.h.
+ */
+bool
+elt_json_parse(const char *text, int length, JsonbValue *result)
+{
+	JsonBuild	build = {.faithful = true};
+	JsonLexContext *lex;
+	JsonSemAction actions = {
+		.semstate = &build,
+		.object_start = json_object_start,
+		.object_end = json_object_end,
+		.array_start = json_array_start,
+		.array_end = json_array_end,
+		.object_field_start = json_field_start,
+		.scalar = json_scalar
+	};
+
+	if (!json_is_tame(text, length))
+		return false;
+
+	lex = elt_json_lexer((char *) text, length, GetDatabaseEncoding());
+	if (pg_parse_json(lex, &actions) != JSON_SUCCESS ||
+		!build.faithful || build.fields != build.kept)
+		return false;
+
+	*result = build.root;
+	return true;
+}

@@ -1,0 +1,71 @@
+/*
+ * value.h
+ *	  From a type's text output to JSON.
+ *
+ * A type travels as a short code, so that a value can be turned into JSON
+ * where the type itself is unknown (the source may be another server):
+ *
+ *	i  integer		n  numeric		f  float		b  boolean
+ *	t  timestamp, with or without time zone
+ *	j  json			J  jsonb		s  all else, a string
+ *	a<delimiter><code>			array of <code>
+ *	c(<field><code>...)			composite; <field> is "name" with " doubled
+ *
+ * Domains have the code of their base type.
+ */
+#ifndef ELT_VALUE_H
+#define ELT_VALUE_H
+
+#include "lib/stringinfo.h"
+#include "utils/jsonb.h"
+
+/*
+ * Longer json, arrays and composites stay text: their jsonb could need more
+ * than jsonb can hold, and their tree more than memory can.
+ */
+#define ELT_JSON_MAX	(16 * 1024 * 1024)
+
+typedef struct EltType
+{
+	char		code;			/* as above */
+	char		delimiter;		/* a */
+	struct EltType *element;	/* a */
+	int			nfields;		/* c */
+	char	  **field_names;	/* c */
+	struct EltType **fields;	/* c */
+	int		   *positions;		/* c: where each field stands in the order of jsonb's keys */
+} EltType;
+
+/* Code of a scalar built-in type; '\0' where the catalogs must be asked. */
+extern char elt_type_builtin_code(Oid type);
+
+/* Appends the code of a local type, from the catalogs. */
+extern void elt_type_append_code(StringInfo out, Oid type);
+
+/*
+ * Appends a field's name as a composite's code writes it.
+ */
+extern void elt_type_append_field_name(StringInfo out, const char *name);
+
+/* Raises ERRCODE_PROTOCOL_VIOLATION where the code does not parse or nests too deep. */
+extern EltType *elt_type_parse(const char *code);
+
+/*
+ * The JSON value of a text output.  Strings point into "text".  The result
+ * holds no jbvBinary: it can stand in a jbvObject given to JsonbValueToJsonb.
+ * What cannot be JSON of its kind unchanged (NaN, negative zero, json with \u0000 or
+ * duplicate keys, arrays with other bounds than 1, ...) becomes a string.
+ */
+extern void elt_value_to_json(const EltType *type, const char *text, int length, JsonbValue *result);
+
+/*
+ * Parses any JSON text into a tree without jbvBinary.  False, without an
+ * error, where jsonb cannot hold it unchanged: bad syntax, \u0000, duplicate
+ * keys, numbers out of numeric's range, negative zero, too deep.
+ */
+extern bool elt_json_parse(const char *text, int length, JsonbValue *result);
+
+/* The order in which jsonb stores the keys of an object: by length, then bytes. */
+extern int	elt_json_key_compare(const char *a, int a_length, const char *b, int b_length);
+
+#endif							/* ELT_VALUE_H */

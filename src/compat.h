@@ -1,0 +1,69 @@
+/*
+ * compat.h
+ *	  Differences between PostgreSQL versions: the only file that asks for
+ *	  PG_VERSION_NUM.
+ */
+#ifndef ELT_COMPAT_H
+#define ELT_COMPAT_H
+
+#include "replication/origin.h"
+#include "replication/reorderbuffer.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+
+#if PG_VERSION_NUM < 150000
+#error "elt needs PostgreSQL 15 or later"
+#endif
+
+/* 17: tuples of the reorder buffer are plain HeapTuples */
+#if PG_VERSION_NUM >= 170000
+#define elt_change_tuple(t)		(t)
+#else
+#define elt_change_tuple(t)		((t) ? &(t)->tuple : NULL)
+#endif
+
+/* 16: several processes may share an origin */
+#if PG_VERSION_NUM >= 160000
+#define elt_origin_setup(origin)	replorigin_session_setup((origin), 0)
+#else
+#define elt_origin_setup(origin)	replorigin_session_setup(origin)
+#endif
+
+/* 16: one function for all classes of objects */
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_namespace.h"
+#define elt_namespace_aclcheck(oid, role, mode) \
+	object_aclcheck(NamespaceRelationId, (oid), (role), (mode))
+#else
+#define elt_namespace_aclcheck(oid, role, mode) \
+	pg_namespace_aclcheck((oid), (role), (mode))
+#endif
+
+/* 17: a function of core does it */
+#if PG_VERSION_NUM < 170000
+#define elt_restrict_search_path() \
+	((void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, \
+							  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false))
+#else
+#define elt_restrict_search_path()	RestrictSearchPath()
+#endif
+
+/* 16: the actions of the JSON parser return a code */
+#if PG_VERSION_NUM >= 160000
+#define ELT_JSON_ACTION			JsonParseErrorType
+#define ELT_JSON_ACTION_RETURN	return JSON_SUCCESS
+#else
+#define ELT_JSON_ACTION			void
+#define ELT_JSON_ACTION_RETURN	return
+#endif
+
+/* 17: its lexer may live in memory of the caller */
+#if PG_VERSION_NUM >= 170000
+#define elt_json_lexer(text, length, encoding) \
+	makeJsonLexContextCstringLen(NULL, (text), (length), (encoding), true)
+#else
+#define elt_json_lexer(text, length, encoding) \
+	makeJsonLexContextCstringLen((text), (length), (encoding), true)
+#endif
+
+#endif							/* ELT_COMPAT_H */

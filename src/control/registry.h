@@ -1,0 +1,102 @@
+/*
+ * registry.h
+ *	  Shared memory of elt: who runs, what they last did, whom to wake.
+ */
+#ifndef ELT_REGISTRY_H
+#define ELT_REGISTRY_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/proc.h"
+
+#define ELT_ERROR_LEN	1024
+
+typedef enum EltWorkerKind
+{
+	ELT_WORKER_NONE,
+	ELT_WORKER_LAUNCHER,
+	ELT_WORKER_SUPERVISOR,
+	ELT_WORKER_CAPTURE,
+	ELT_WORKER_CLEANER,			/* removes the slot of a dropped source */
+	ELT_WORKER_TRANSFORM
+} EltWorkerKind;
+
+/*
+ * One slot per worker.  The parent claims it before it registers the worker,
+ * the worker attaches to it, and the parent releases it once it has read how
+ * the worker ended.  Everything but the atomics is protected by the
+ * registry's lock.
+ */
+typedef struct EltWorkerSlot
+{
+	EltWorkerKind kind;			/* ELT_WORKER_NONE: free */
+	uint32		generation;		/* counts the slot's uses */
+	Oid			dboid;
+	int64		object_id;		/* capture: source_id; transform: number in the pool */
+	PGPROC	   *proc;			/* NULL: not attached (yet, or any more) */
+	int			pid;
+	bool		ended;			/* attached once and gone again */
+	bool		finished;		/* it ended because there was nothing left to do */
+	bool		stop_requested; /* finish the batch, then leave */
+	TimestampTz claimed_at;
+	TimestampTz started_at;
+	char		last_error[ELT_ERROR_LEN];	/* why it ended, empty after a clean end */
+	TimestampTz last_error_at;
+	char		activity[NAMEDATALEN];	/* stat_workers.state */
+	char		object_name[NAMEDATALEN];	/* source or pipeline at work */
+
+	pg_atomic_uint64 changes;	/* changes moved since it started */
+	pg_atomic_uint64 busy_us;	/* time spent on work, not waiting */
+	pg_atomic_uint32 idle;		/* 1: sleeps and may be woken for work */
+
+	/* capture workers only */
+	pg_atomic_uint64 received_lsn;
+	pg_atomic_uint64 staged_lsn;	/* all commits up to here are in raw staging */
+	pg_atomic_uint64 confirmed_lsn;
+	pg_atomic_uint64 last_commit_ts;
+	pg_atomic_uint64 staged_count;	/* counts local commits that staged something */
+} EltWorkerSlot;
+
+/* Set by elt_registry_attach in a worker, NULL elsewhere. */
+extern EltWorkerSlot *elt_my_slot;
+
+extern void elt_registry_request_shmem(void);
+extern void elt_registry_init_shmem(void);
+extern bool elt_registry_available(void);
+
+/* parents */
+extern int	elt_registry_launch(EltWorkerKind kind, Oid dboid, int64 object_id, const char *object_name);
+extern int	elt_registry_find(EltWorkerKind kind, Oid dboid, int64 object_id);
+extern bool elt_registry_reap(int index, EltWorkerSlot *ended);
+extern void elt_registry_request_stop(int index);
+extern int	elt_registry_terminate_children(Oid dboid);
+
+/* workers */
+extern void elt_registry_attach(int index, EltWorkerKind kind);
+extern void elt_registry_set_activity(const char *activity, const char *object_name);
+extern bool elt_registry_stop_requested(void);
+extern void elt_registry_finish(void) pg_attribute_noreturn();
+
+/* readers: a copy of slot "index", false where it is free */
+extern int	elt_registry_size(void);
+extern bool elt_registry_read(int index, EltWorkerSlot *copy);
+
+/*
+ * Wakes: the launcher, a database's supervisor (so that it looks at the
+ * tables again), one idle transform worker of a database.
+ */
+extern void elt_registry_wake_launcher(void);
+extern void elt_registry_wake(EltWorkerKind kind, Oid dboid, int64 object_id);
+extern void elt_registry_wake_transform(Oid dboid);
+
+/*
+ * Configuration generation of a database: counts commits that changed
+ * sources or pipelines.  A worker that cached rows of these tables compares.
+ * elt_config_changed() bumps it, and wakes the supervisor and all workers,
+ * when the current transaction commits.
+ */
+extern uint64 elt_config_generation(Oid dboid);
+extern void elt_config_changed(void);
+
+#endif							/* ELT_REGISTRY_H */

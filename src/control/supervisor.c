@@ -1,0 +1,342 @@
+/*
+ * supervisor.c
+ *	  The database process: starts and stops the workers of one database.
+ *
+ * The supervisor keeps what runs equal to what the tables ask for: a capture
+ * worker per enabled source, a cleaner per dropped source whose slot is still
+ * there, and the pool of transform workers.  It reads the tables when the
+ * configuration generation moved, and otherwise only looks at the registry;
+ * so an idle round costs next to nothing.
+ *
+ * A worker that failed is started again by its own backoff, and its error is
+ * written to elt.sources, where stat_sources and health() show it.  A worker
+ * that was terminated by hand comes back too: pausing is what disables.
+ *
+ * After DROP EXTENSION has committed the supervisor ends all workers (a
+ * capture worker removes its own slot), removes the slots and origins of
+ * sources that were not running, and finishes.  A source that was restored
+ * from another cluster or database (see elt.home()) is not started.
+ *
+ * Started anew beside running workers, it finds them in the registry.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "capture/slot.h"
+#include "catalog.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "control/worker.h"
+#include "elt.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define NAP_MS			1000
+#define REREAD_MS		60000
+#define END_TIMEOUT_MS	20000
+
+/* What the tables ask for, as last read. */
+typedef struct Wanted
+{
+	MemoryContext context;
+	uint64		generation;
+	TimestampTz read_at;
+	List	   *sources;		/* of EltSource */
+	List	   *dropped;		/* of EltDroppedSource */
+	int			pipelines;		/* that want workers */
+} Wanted;
+
+/* Restarts of one worker. */
+typedef struct Child
+{
+	struct
+	{
+		EltWorkerKind kind;
+		int64		object_id;
+	}			key;
+	EltBackoff	backoff;
+	bool		warned;
+} Child;
+
+static Wanted wanted;
+static HTAB *children;
+
+static bool extension_exists(void);
+static bool wanted_is_stale(void);
+static void read_wanted(void);
+static void one_round(void);
+static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
+static void stop_strangers(void);
+static int	pool_size(void);
+static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
+static void clean_up_after_drop(void);
+
+void
+elt_supervisor_main(Datum main_arg)
+{
+	HASHCTL		ctl = {0};
+
+	elt_worker_start(main_arg, ELT_WORKER_SUPERVISOR, "elt supervisor");
+	ctl.keysize = sizeof(((Child *) NULL)->key);
+	ctl.entrysize = sizeof(Child);
+	children = hash_create("elt children", 32, &ctl, HASH_ELEM | HASH_BLOBS);
+	wanted.context = AllocSetContextCreate(TopMemoryContext, "elt wanted", ALLOCSET_DEFAULT_SIZES);
+
+	do
+	{
+		if (wanted_is_stale())
+		{
+			if (!extension_exists())
+			{
+				clean_up_after_drop();
+				elt_registry_finish();
+			}
+			read_wanted();
+		}
+		one_round();
+	} while (elt_worker_nap(NAP_MS));
+}
+
+static bool
+extension_exists(void)
+{
+	bool		exists;
+
+	elt_worker_begin("looking for the extension");
+	exists = OidIsValid(get_extension_oid("elt", true));
+	elt_worker_commit();
+	return exists;
+}
+
+/* ---- what is wanted ---- */
+
+static bool
+wanted_is_stale(void)
+{
+	return wanted.read_at == 0 ||
+		wanted.generation != elt_config_generation(MyDatabaseId) ||
+		TimestampDifferenceExceeds(wanted.read_at, GetCurrentTimestamp(), REREAD_MS);
+}
+
+static void
+read_wanted(void)
+{
+	uint64		generation = elt_config_generation(MyDatabaseId);
+	MemoryContext old;
+
+	elt_worker_begin("reading the configuration");
+	MemoryContextReset(wanted.context);
+	old = MemoryContextSwitchTo(wanted.context);
+	wanted.sources = elt_catalog_sources();
+	wanted.dropped = elt_catalog_dropped_sources();
+	wanted.pipelines = elt_catalog_active_pipelines();
+	MemoryContextSwitchTo(old);
+	elt_worker_commit();
+
+	wanted.generation = generation;
+	wanted.read_at = GetCurrentTimestamp();
+}
+
+/*
+ * pool_size
+ *		How many transform workers this database should have now.
+ */
+static int
+pool_size(void)
+{
+	return wanted.pipelines > 0 ? elt_max_workers : 0;
+}
+
+/* ---- what runs ---- */
+
+static void
+one_round(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, wanted.sources)
+	{
+		EltSource  *source = lfirst(cell);
+
+		supervise(ELT_WORKER_CAPTURE, source->source_id, source->name,
+				  source->enabled && source->at_home);
+	}
+	foreach(cell, wanted.dropped)
+	{
+		EltDroppedSource *dropped = lfirst(cell);
+		bool		capturing = elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, dropped->source_id) >= 0;
+
+		supervise(ELT_WORKER_CLEANER, dropped->source_id, dropped->name, !capturing);
+	}
+	for (int number = 0; number < pool_size(); number++)
+		supervise(ELT_WORKER_TRANSFORM, number, "", true);
+	stop_strangers();
+}
+
+/* Brings one worker nearer to what is wanted of it. */
+static void
+supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
+{
+	int			index = elt_registry_find(kind, MyDatabaseId, object_id);
+	Child		key = {0};
+	Child	   *child;
+	bool		found;
+
+	key.key.kind = kind;
+	key.key.object_id = object_id;
+	child = hash_search(children, &key.key, HASH_ENTER, &found);
+	if (!found)
+	{
+		memset(&child->backoff, 0, sizeof(child->backoff));
+		child->warned = false;
+	}
+
+	if (index >= 0)
+	{
+		EltWorkerSlot ended;
+
+		if (!elt_registry_reap(index, &ended))
+		{
+			if (!run)
+				elt_registry_request_stop(index);
+			return;
+		}
+		if (kind == ELT_WORKER_CAPTURE)
+			note_capture_end(object_id, &ended);
+		if (ended.finished || ended.stop_requested)
+		{
+			memset(&child->backoff, 0, sizeof(child->backoff));
+			wanted.read_at = 0;	/* it finished because something changed */
+			return;
+		}
+		elt_backoff_note_end(&child->backoff, &ended);
+	}
+
+	if (!run)
+	{
+		child->backoff.retry_at = 0;
+		return;
+	}
+	if (!elt_backoff_is_due(&child->backoff))
+		return;
+
+	if (elt_registry_launch(kind, MyDatabaseId, object_id, name) >= 0)
+		child->warned = false;
+	else if (!child->warned)
+	{
+		child->warned = true;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no background worker is free for elt in database \"%s\"",
+						elt_my_slot->object_name),
+				 errdetail("Waiting: %s worker %s.",
+						   kind == ELT_WORKER_CAPTURE ? "capture" :
+						   kind == ELT_WORKER_CLEANER ? "cleaner" : "transform",
+						   name[0] != '\0' ? name : "of the pool"),
+				 errhint("Raise max_worker_processes in postgresql.conf (now %d) and restart the server.",
+						 max_worker_processes)));
+	}
+}
+
+/* Stops the workers of this database that nothing asks for any more. */
+static void
+stop_strangers(void)
+{
+	for (int index = 0; index < elt_registry_size(); index++)
+	{
+		EltWorkerSlot slot;
+		EltWorkerSlot ended;
+		bool		keep = false;
+		ListCell   *cell;
+
+		if (!elt_registry_read(index, &slot) || slot.dboid != MyDatabaseId)
+			continue;
+		if (slot.kind == ELT_WORKER_TRANSFORM)
+			keep = slot.object_id < pool_size();
+		else if (slot.kind == ELT_WORKER_CAPTURE)
+		{
+			foreach(cell, wanted.sources)
+				keep |= ((EltSource *) lfirst(cell))->source_id == slot.object_id;
+		}
+		else if (slot.kind == ELT_WORKER_CLEANER)
+		{
+			foreach(cell, wanted.dropped)
+				keep |= ((EltDroppedSource *) lfirst(cell))->source_id == slot.object_id;
+		}
+		else
+			keep = true;
+
+		if (!keep && !elt_registry_reap(index, &ended))
+			elt_registry_request_stop(index);
+	}
+}
+
+static void
+note_capture_end(int64 source_id, EltWorkerSlot *ended)
+{
+	elt_worker_begin("recording the end of a worker");
+	elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
+								 ended->last_error, ended->last_error_at);
+	elt_worker_commit();
+}
+
+/* ---- DROP EXTENSION ---- */
+
+/*
+ * clean_up_after_drop
+ *		Ends all workers and removes what the extension leaves outside its
+ *		tables.  Capture workers remove the slots that they use; what is left
+ *		belongs to sources that were paused.
+ */
+static void
+clean_up_after_drop(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	ListCell   *cell;
+
+	for (int index = 0; index < elt_registry_size(); index++)
+	{
+		EltWorkerSlot slot;
+
+		if (elt_registry_read(index, &slot) && slot.dboid == MyDatabaseId &&
+			slot.kind != ELT_WORKER_SUPERVISOR)
+			elt_registry_request_stop(index);
+	}
+	for (;;)
+	{
+		int			alive = 0;
+
+		for (int index = 0; index < elt_registry_size(); index++)
+		{
+			EltWorkerSlot slot;
+			EltWorkerSlot ended;
+
+			if (elt_registry_read(index, &slot) && slot.dboid == MyDatabaseId &&
+				slot.kind != ELT_WORKER_SUPERVISOR && !elt_registry_reap(index, &ended))
+				alive++;
+		}
+		if (alive == 0)
+			break;
+		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), END_TIMEOUT_MS))
+			elt_registry_terminate_children(MyDatabaseId);
+		(void) elt_worker_nap(100);
+	}
+
+	foreach(cell, wanted.sources)
+	{
+		EltSource  *source = lfirst(cell);
+
+		if (source->at_home)
+			elt_slot_remove(source->source_id, source->conninfo, source->slot_name, false);
+	}
+	foreach(cell, wanted.dropped)
+	{
+		EltDroppedSource *dropped = lfirst(cell);
+
+		elt_slot_remove(dropped->source_id, dropped->conninfo, dropped->slot_name, false);
+	}
+}

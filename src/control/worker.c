@@ -1,0 +1,157 @@
+/*
+ * worker.c
+ *	  What every worker of elt does: start, nap, transactions, leaving.
+ *
+ * A worker's main function reads: start, prepare, while (elt_worker_nap(ms))
+ * one_round().  SIGTERM aborts what runs and leaves (ProcessInterrupts raises
+ * FATAL); a stop that the parent requested through the registry lets the
+ * round finish.  An error that is not a user's leaves by exiting; the parent
+ * starts the worker again, later each time.
+ *
+ * Sessions are pinned: what ALTER ROLE or ALTER DATABASE set for people
+ * (formats, timeouts, isolation, read-only) must not reach a worker.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "control/worker.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define HEALTHY_MS		60000
+#define MAX_BACKOFF_S	60
+
+static void pin_settings(void);
+
+void
+elt_worker_start(Datum main_arg, EltWorkerKind kind, const char *appname)
+{
+	EltWorkerSlot slot;
+	int			index = (kind == ELT_WORKER_LAUNCHER) ? -1 : DatumGetInt32(main_arg);
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGINT, StatementCancelHandler);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+
+	elt_registry_attach(index, kind);
+	slot = *elt_my_slot;
+	if (OidIsValid(slot.dboid))
+		BackgroundWorkerInitializeConnectionByOid(slot.dboid, InvalidOid, 0);
+	else
+		BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	pin_settings();
+	pgstat_report_appname(appname);
+	elt_registry_set_activity("running", NULL);
+}
+
+static void
+pin_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			pins[] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmloption", "content"},
+		{"lc_monetary", "C"},
+		{"row_security", "on"},
+		{"check_function_bodies", "on"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"idle_session_timeout", "0"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"synchronous_commit", "off"},
+	};
+
+	/*
+	 * Commits need not wait for the disk: progress is part of the same commit
+	 * record, so a crash takes both back.
+	 */
+	for (int i = 0; i < lengthof(pins); i++)
+		SetConfigOption(pins[i].name, pins[i].value, PGC_SUSET, PGC_S_SESSION);
+}
+
+bool
+elt_worker_nap(long nap_ms)
+{
+	if (nap_ms != 0 && !elt_registry_stop_requested())
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (nap_ms > 0 ? WL_TIMEOUT : 0),
+						 nap_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	return !elt_registry_stop_requested();
+}
+
+void
+elt_worker_begin(const char *activity)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+void
+elt_worker_commit(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+uint16
+elt_worker_mark_writes(uint16 origin)
+{
+	uint16		previous = replorigin_session_origin;
+
+	replorigin_session_origin = origin;
+	return previous;
+}
+
+void
+elt_backoff_note_end(EltBackoff *backoff, const EltWorkerSlot *ended)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			seconds;
+
+	if (ended->started_at != 0 && TimestampDifferenceExceeds(ended->started_at, now, HEALTHY_MS))
+		backoff->failures = 0;
+	seconds = Min(MAX_BACKOFF_S, 1 << Min(backoff->failures, 6));
+	backoff->failures++;
+	backoff->retry_at = TimestampTzPlusMilliseconds(now, seconds * 1000);
+}
+
+bool
+elt_backoff_is_due(const EltBackoff *backoff)
+{
+	return backoff->retry_at <= GetCurrentTimestamp();
+}

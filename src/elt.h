@@ -1,0 +1,18 @@
+/*
+ * elt.h
+ *	  Entry points that the postmaster and the server look up by name.
+ */
+#ifndef ELT_H
+#define ELT_H
+
+#include "fmgr.h"
+
+#define ELT_LIBRARY	"elt"
+
+extern PGDLLEXPORT void elt_launcher_main(Datum main_arg);
+extern PGDLLEXPORT void elt_supervisor_main(Datum main_arg);
+extern PGDLLEXPORT void elt_capture_main(Datum main_arg);
+extern PGDLLEXPORT void elt_cleaner_main(Datum main_arg);
+extern PGDLLEXPORT void elt_transform_main(Datum main_arg);
+
+#endif							/* ELT_H */

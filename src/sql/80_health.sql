@@ -1,0 +1,93 @@
+/* One list of all that must be right for elt to run, with what to do where it is not. */
+
+CREATE FUNCTION elt.health(
+	OUT "check" text, OUT ok boolean, OUT severity text, OUT detail text, OUT hint text) RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH setting AS (
+		SELECT coalesce(max(s.setting) FILTER (WHERE s.name = 'wal_level'), '') AS wal_level,
+			   max(s.setting) FILTER (WHERE s.name = 'shared_preload_libraries') AS preload,
+			   max(s.setting) FILTER (WHERE s.name = 'output_plugin_libraries') AS plugins,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_replication_slots') AS slots,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_wal_senders') AS senders,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_worker_processes') AS processes
+		FROM pg_settings s
+		WHERE s.name IN ('wal_level', 'shared_preload_libraries', 'output_plugin_libraries',
+						 'max_replication_slots', 'max_wal_senders', 'max_worker_processes')
+	), used AS (
+		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
+			   (SELECT count(*) FROM pg_stat_replication) AS senders,
+			   (SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN
+				('client backend', 'walsender', 'walreceiver', 'startup', 'checkpointer', 'background writer',
+				 'walwriter', 'archiver', 'autovacuum launcher', 'autovacuum worker')) AS processes,
+			   (SELECT count(*) FROM elt.sources WHERE conninfo IS NULL) AS local_sources
+	)
+	SELECT 'preload', elt.is_preloaded(), 'critical',
+		   format('shared_preload_libraries is "%s"', preload),
+		   CASE WHEN NOT elt.is_preloaded() THEN
+			format('Put this line into postgresql.conf and restart the server: shared_preload_libraries = ''%s''',
+				   concat_ws(', ', nullif(preload, ''), 'elt')) END
+	FROM setting
+	UNION ALL
+	SELECT 'wal_level', wal_level = 'logical' OR local_sources = 0, 'critical',
+		   format('wal_level is "%s"; %s source(s) read this server', wal_level, local_sources),
+		   CASE WHEN wal_level <> 'logical' AND local_sources > 0 THEN
+			'Put this line into postgresql.conf and restart the server: wal_level = logical' END
+	FROM setting, used
+	UNION ALL
+	SELECT 'output_plugin_libraries',
+		   coalesce('elt' = ANY (regexp_split_to_array(replace(plugins, '"', ''), '\s*,\s*')), true) OR local_sources = 0,
+		   'critical',
+		   coalesce(format('output_plugin_libraries is "%s"', plugins), 'this server loads any output plugin'),
+		   CASE WHEN NOT coalesce('elt' = ANY (regexp_split_to_array(replace(plugins, '"', ''), '\s*,\s*')), true)
+					 AND local_sources > 0 THEN
+			format('Put this line into postgresql.conf and reload it: output_plugin_libraries = ''%s''',
+				   concat_ws(', ', nullif(plugins, ''), 'elt')) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_replication_slots', setting.slots > used.slots, 'warning',
+		   format('%s of %s replication slots are used; a first copy needs one more', used.slots, setting.slots),
+		   CASE WHEN setting.slots <= used.slots THEN
+			format('Put this line into postgresql.conf and restart the server: max_replication_slots = %s', used.slots + 10) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_wal_senders', setting.senders > used.senders, 'warning',
+		   format('%s of %s wal senders are used', used.senders, setting.senders),
+		   CASE WHEN setting.senders <= used.senders THEN
+			format('Put this line into postgresql.conf and restart the server: max_wal_senders = %s', used.senders + 10) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_worker_processes', setting.processes > used.processes, 'warning',
+		   format('%s of %s background workers are used', used.processes, setting.processes),
+		   CASE WHEN setting.processes <= used.processes THEN
+			format('Put this line into postgresql.conf and restart the server: max_worker_processes = %s', used.processes + 8) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'supervisor', w.pid IS NOT NULL, 'critical',
+		   coalesce('runs with pid ' || w.pid, 'no supervisor runs in this database'),
+		   CASE WHEN w.pid IS NULL THEN 'It starts within seconds once elt is preloaded and a background worker is free; see the server''s log.' END
+	FROM (SELECT 1) one
+	LEFT JOIN elt.workers() w ON w.kind = 'supervisor' AND w.state <> 'ended'
+		AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())
+	UNION ALL
+	SELECT format('source %s', s.source), s.state IN ('streaming', 'snapshot'),
+		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
+		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END),
+		   CASE WHEN s.state = 'paused' THEN format('SELECT elt.resume_source(%L)', s.source)
+				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
+	FROM elt.stat_sources s
+	UNION ALL
+	SELECT format('dropped source %s', d.name), false, 'warning',
+		   format('slot %s is still to be removed', d.slot_name),
+		   'It is tried again by itself; the slot keeps the source''s WAL until then.'
+	FROM elt.dropped_sources d
+	UNION ALL
+	SELECT format('pipeline %s', p.name), p.state = 'running',
+		   CASE p.state WHEN 'blocked' THEN 'critical' ELSE 'warning' END,
+		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.last_error END),
+		   CASE p.state WHEN 'blocked' THEN 'Its position holds; it is tried again by itself, at most 5 minutes apart, once the cause is mended.'
+						WHEN 'paused' THEN format('SELECT elt.resume_pipeline(%L)', p.name) END
+	FROM elt.pipelines p
+$$;
+COMMENT ON FUNCTION elt.health() IS 'all that must be right for elt to run: one row per check, with the line that mends it';
+

@@ -1,0 +1,40 @@
+/*
+ * Rights.  What elt holds is as secret as the most secret table it captures:
+ * nobody but the owner of the extension reads its tables; functions decide
+ * themselves what a caller may do and are to be granted; views show a role
+ * what it owns, and pg_monitor the state of all.
+ */
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA elt FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
+REVOKE ALL ON SCHEMA elt_raw FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA elt TO PUBLIC;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
+
+/* The views call these as the role that reads them. */
+GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
+	elt.latency_quantile_ms(bigint, double precision) TO PUBLIC;
+
+/* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
+
+SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_tables', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.schema_versions', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipelines', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipeline_versions', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_quarantine_id_seq', '');
+
+/* The workers start when this transaction commits. */
+
+CREATE FUNCTION elt.created() RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_created';
+SELECT elt.created();
+DROP FUNCTION elt.created();
