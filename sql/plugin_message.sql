@@ -1,5 +1,4 @@
 -- messages: transactional, with the prefix elt; anything may stand in them
-\set changes 'SELECT data::jsonb - ''{xid,lsn,commit_lsn,commit_ts}''::text[] AS change FROM pg_logical_slot_get_changes(''plugin_test'', NULL, NULL)'
 \set VERBOSITY terse
 SET client_min_messages = warning;
 SELECT 'slot' FROM pg_create_logical_replication_slot('plugin_test', 'elt');

@@ -1,5 +1,4 @@
 -- partitions appear under the root, with its columns; through a publication as that says
-\set changes 'SELECT data::jsonb - ''{xid,lsn,commit_lsn,commit_ts}''::text[] AS change FROM pg_logical_slot_get_changes(''plugin_test'', NULL, NULL)'
 \set VERBOSITY terse
 SET client_min_messages = warning;
 CREATE TABLE parted (id int, region text, n int, PRIMARY KEY (id, region)) PARTITION BY LIST (region);

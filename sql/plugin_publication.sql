@@ -1,5 +1,4 @@
 -- the table set is the publication as it is at the moment of the change
-\set changes 'SELECT data::jsonb - ''{xid,lsn,commit_lsn,commit_ts}''::text[] AS change FROM pg_logical_slot_get_changes(''plugin_test'', NULL, NULL)'
 \set VERBOSITY terse
 SET client_min_messages = warning;
 CREATE TABLE member (id int PRIMARY KEY, secret text, n int, total int GENERATED ALWAYS AS (n * 2) STORED);

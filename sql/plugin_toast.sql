@@ -1,5 +1,4 @@
 -- an out-of-line value that an update left alone
-\set changes 'SELECT data::jsonb - ''{xid,lsn,commit_lsn,commit_ts}''::text[] AS change FROM pg_logical_slot_get_changes(''plugin_test'', NULL, NULL)'
 \set VERBOSITY terse
 SET client_min_messages = warning;
 CREATE TABLE toasted (id int PRIMARY KEY, big text, other text, n int);

@@ -1,5 +1,4 @@
 -- a value comes back from JSON as it went in
-\set changes 'SELECT data::jsonb - ''{xid,lsn,commit_lsn,commit_ts}''::text[] AS change FROM pg_logical_slot_get_changes(''plugin_test'', NULL, NULL)'
 \set VERBOSITY terse
 SET client_min_messages = warning;
 -- what the session has does not matter for what is decoded
@@ -23,7 +22,7 @@ CREATE TABLE types (
 );
 SELECT 'slot' FROM pg_create_logical_replication_slot('plugin_test', 'elt');
 INSERT INTO types VALUES (1,
-	-32768, 2147483647, -9223372036854775808, 12345678901234567890.123456789012345678901234567890, 1.5, 0.1, true, 'it''s "q" \ é 😀', '', 'ab', 'n', 'c',
+	-32768, 2147483647, -9223372036854775808, 12345678901234567890.123456789012345678901234567890, 1.5, 0.1, true, 'it''s "q" \', '', 'ab', 'n', 'c',
 	'\x00ff', '2024-02-29', '24:00:00', '12:00:00.5+02', '2024-02-29 12:34:56.789012', '2024-02-29 12:34:56+05:30', '1 year 2 mons -3 days 04:05:06.7', '00000000-0000-0000-0000-000000000001', '{"b": [1, {"c": null}], "a": 1.50}', '{"b": [1, {"c": null}], "a": 1.50}',
 	'::1/64', '101', '10', '(1,2)', '{(1,1),(0,0);(3,3),(2,2)}', '[1,5)', '{[1,3),[5,7)}', 'it''s "ok"', '<a>1</a>', 'a:1 b:2', 4294967295, '12.34',
 	'{1,NULL,3}', '{"a,b","c\"d","e\\f",NULL,"NULL","",null}', '{{1.10,2},{NaN,-0.5}}', '{"2024-01-01 00:00:00+00",infinity}', array['{"a": "b,\"c\\"}', '[]', 'null']::jsonb[], '{sad,"it''s \"ok\""}', '1 2 3',
@@ -64,6 +63,11 @@ SELECT id, t.ia::text = CASE jsonb_typeof(after->'ia') WHEN 'string' THEN after-
 	t.num IS NOT DISTINCT FROM (after->>'num')::numeric AS num, t.f8::text IS NOT DISTINCT FROM (after->>'f8')::float8::text AS f8,
 	t.ts IS NOT DISTINCT FROM (after->>'ts')::timestamp AS ts, t.tstz IS NOT DISTINCT FROM (after->>'tstz')::timestamptz AS tstz
 FROM types AS t JOIN documents USING (id) ORDER BY id;
+-- text beyond ASCII
+INSERT INTO types (id, txt, ta) SELECT -1, t, ARRAY[t] FROM convert_from('\xc3a920f09f9880', 'UTF8') AS t;
+SELECT after->>'txt' = t AND after->'ta'->>0 = t AS same
+FROM (SELECT data::jsonb->'after' AS after FROM pg_logical_slot_get_changes('plugin_test', NULL, NULL)) AS d,
+	convert_from('\xc3a920f09f9880', 'UTF8') AS t;
 -- a type altered between two changes
 ALTER TYPE plugin_mood ADD VALUE 'glad';
 INSERT INTO types (id, en) VALUES (8, 'glad');

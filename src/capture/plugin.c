@@ -12,123 +12,52 @@
  * batch is sent when it holds BATCH_BYTES, and at commit, never later: what has
  * committed must not wait for the next transaction.
  *
- * What a relation looks like, whether it is published and how its columns are
- * turned into text is worked out once and kept until an invalidation says that
- * something it came from has changed.  Invalidations arrive while catalogs are
- * read, so their callbacks only mark; the next change of the relation works it
- * out again.  They cannot be unregistered and outlive the plugin: they find it
- * through a static that is NULL when there is none.
- *
  * The library can be loaded by anybody with REPLICATION: it writes no file, and
  * options are checked.  elt's own writes carry DoNotReplicateId as their origin
  * and are left out before they are queued.
- *
- * An error here ends the decoding session, and the reader of the slot resumes
- * before the transaction it hit.  So nothing that a row may hold raises one: a
- * value too large to be staged is told by its size.
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
-#include "access/htup_details.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "capture/change.h"
-#include "capture/publication.h"
+#include "capture/relation.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 #define BATCH_BYTES			(64 * 1024)
-#define ROW_BYTES_MAX		(128 * 1024 * 1024) /* text of one row; what is beyond is told by its size */
-#define JSONB_BYTES_MAX		(32 * 1024 * 1024)	/* of one jsonb value */
+#define MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* of one message; a larger one is told by its size */
 #define PROGRESS_CHANGES	100 /* between two looks at the clock */
-
-typedef char IntegerText[24];	/* any int64 */
-
-/* How a column becomes text. */
-typedef enum TextForm
-{
-	TEXT_FORM_INT2,
-	TEXT_FORM_INT4,
-	TEXT_FORM_INT8,
-	TEXT_FORM_BOOL,
-	TEXT_FORM_TEXT,				/* it is text: its bytes */
-	TEXT_FORM_JSONB,
-	TEXT_FORM_OUTPUT			/* its type's output function */
-} TextForm;
-
-typedef struct PluginColumn
-{
-	int			attribute;		/* index in the tuple; -1: a partition lacks it */
-	TextForm	form;
-	bool		varlena;
-	bool		in_identity;	/* of the replica identity: known of an old row */
-	FmgrInfo	output;
-} PluginColumn;
-
-typedef struct PluginRelation
-{
-	Oid			relid;			/* hash key */
-	bool		valid;
-	bool		user_types;		/* has columns of types that may be altered */
-	bool		sent;			/* description is what the reader has */
-	EltPublished published;
-	MemoryContext context;		/* of what follows; NULL: nothing follows */
-	EltRelation *relation;
-	PluginColumn *columns;
-	StringInfoData description; /* wire form last sent; in the plugin's context */
-} PluginRelation;
 
 typedef struct Plugin
 {
 	MemoryContext context;
 	MemoryContext change_context;	/* reset after each change */
-	MemoryContextCallback on_reset;
-	HTAB	   *relations;
+	EltRelationCache *relations;
 	bool		batch;
 	bool		convert;		/* the reader's encoding is another */
 	char	   *publication;	/* NULL: every table */
-	bool		begun;			/* the transaction's begin is written */
+	bool		begun;			/* something of the transaction is written */
 	int			changes;		/* since progress was told */
 	int			guc_nest_level; /* of the settings we pinned; 0: none */
 	StringInfoData message;		/* batch: what is collected */
-	Datum	   *values;			/* scratch, for one tuple */
-	bool	   *isnull;
-	EltRow		old;
-	EltRow		new;
-	IntegerText *old_integers;
-	IntegerText *new_integers;
+	EltRowBuffer old;
+	EltRowBuffer new;
 } Plugin;
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *callbacks);
 
-/* the relations of the plugin that runs; NULL: none does */
-static HTAB *live_relations = NULL;
-
-/* some relation depends on more than its own relcache entry */
-static bool live_dependents = false;
-
 static void plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool is_init);
 static void read_options(List *options, Plugin *plugin);
 static void pin_settings(Plugin *plugin);
-static void create_row(EltRow *row, IntegerText **integers);
 static void plugin_shutdown(LogicalDecodingContext *ctx);
-static void forget_plugin(void *arg);
 static bool plugin_filter_origin(LogicalDecodingContext *ctx, RepOriginId origin);
 static void plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn);
 static void plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr commit_lsn);
@@ -141,22 +70,11 @@ static void plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						   Size size, const char *content);
 static void tell_progress(LogicalDecodingContext *ctx, Plugin *plugin);
 static void send_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-						PluginRelation *entry, EltChange *change);
+						EltPublishedRelation *entry, EltChange *change);
 static void send_document(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, EltChange *change);
 static void send_batch(LogicalDecodingContext *ctx, Plugin *plugin);
-static void describe_relation(Plugin *plugin, PluginRelation *entry);
-static void fill_row(Plugin *plugin, PluginRelation *entry, HeapTuple tuple, TupleDesc desc,
-					 bool identity_only, EltRow *row, IntegerText *integers);
+static void describe_relation(Plugin *plugin, EltPublishedRelation *entry);
 static void fill_unchanged(EltRow *new, const EltRow *old);
-static PluginRelation *find_relation(Plugin *plugin, Relation relation);
-static void build_relation(Plugin *plugin, PluginRelation *entry, Relation relation);
-static void build_column(PluginColumn *column, Form_pg_attribute att);
-static int	find_attribute(TupleDesc desc, const char *name, int guess);
-static Bitmapset *index_columns(Oid index);
-static char *reader_text(Plugin *plugin, char *text);
-static void invalidate_relation(Datum arg, Oid relid);
-static void invalidate_all(Datum arg, int cache, uint32 hash);
-static void invalidate_types(Datum arg, int cache, uint32 hash);
 
 /*
  * Tells the server what the plugin does.
@@ -179,13 +97,8 @@ _PG_output_plugin_init(OutputPluginCallbacks *callbacks)
 static void
 plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool is_init)
 {
-	static bool callbacks_registered = false;
 	MemoryContext caller;
 	Plugin	   *plugin;
-	HASHCTL		control = {
-		.keysize = sizeof(Oid),
-		.entrysize = sizeof(PluginRelation)
-	};
 
 	options->output_type = OUTPUT_PLUGIN_TEXTUAL_OUTPUT;
 	if (is_init)
@@ -207,30 +120,10 @@ plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool i
 	}
 
 	initStringInfo(&plugin->message);
-	plugin->values = palloc(sizeof(Datum) * MaxTupleAttributeNumber);
-	plugin->isnull = palloc(sizeof(bool) * MaxTupleAttributeNumber);
-	create_row(&plugin->old, &plugin->old_integers);
-	create_row(&plugin->new, &plugin->new_integers);
-
-	control.hcxt = plugin->context;
-	plugin->relations = hash_create("elt published relations", 128, &control,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	live_relations = plugin->relations;
-	live_dependents = false;
-	plugin->on_reset.func = forget_plugin;
-	plugin->on_reset.arg = plugin->relations;
-	MemoryContextRegisterResetCallback(plugin->context, &plugin->on_reset);
-
-	if (!callbacks_registered)
-	{
-		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
-		CacheRegisterSyscacheCallback(PUBLICATIONOID, invalidate_all, (Datum) 0);
-		CacheRegisterSyscacheCallback(PUBLICATIONRELMAP, invalidate_all, (Datum) 0);
-		CacheRegisterSyscacheCallback(PUBLICATIONNAMESPACEMAP, invalidate_all, (Datum) 0);
-		CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all, (Datum) 0);
-		CacheRegisterSyscacheCallback(TYPEOID, invalidate_types, (Datum) 0);
-		callbacks_registered = true;
-	}
+	elt_row_buffer_create(&plugin->old);
+	elt_row_buffer_create(&plugin->new);
+	plugin->relations = elt_relation_cache_create(plugin->context, plugin->publication,
+												  plugin->convert);
 
 	ctx->output_plugin_private = plugin;
 	MemoryContextSwitchTo(caller);
@@ -311,35 +204,15 @@ pin_settings(Plugin *plugin)
 }
 
 static void
-create_row(EltRow *row, IntegerText **integers)
-{
-	row->fields = palloc(sizeof(EltField) * MaxTupleAttributeNumber);
-	row->values = palloc(sizeof(char *) * MaxTupleAttributeNumber);
-	row->lengths = palloc(sizeof(int) * MaxTupleAttributeNumber);
-	*integers = palloc(sizeof(IntegerText) * MaxTupleAttributeNumber);
-}
-
-static void
 plugin_shutdown(LogicalDecodingContext *ctx)
 {
 	Plugin	   *plugin = ctx->output_plugin_private;
 
 	if (plugin == NULL)
 		return;
-	forget_plugin(plugin->relations);
+	elt_relation_cache_end(plugin->relations);
 	if (plugin->guc_nest_level > 0)
 		AtEOXact_GUC(false, plugin->guc_nest_level);
-}
-
-/*
- * Sees to it that invalidations no longer look at a plugin that ended, in
- * whatever way it did.
- */
-static void
-forget_plugin(void *arg)
-{
-	if (live_relations == arg)
-		live_relations = NULL;
 }
 
 /* ---- callbacks of the reorder buffer ---- */
@@ -387,7 +260,7 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 			  Relation relation, ReorderBufferChange *change)
 {
 	Plugin	   *plugin = ctx->output_plugin_private;
-	PluginRelation *entry = find_relation(plugin, relation);
+	EltPublishedRelation *entry = elt_relation_cache_find(plugin->relations, relation);
 	TupleDesc	desc = RelationGetDescr(relation);
 	HeapTuple	old = elt_change_tuple(change->data.tp.oldtuple);
 	HeapTuple	new = elt_change_tuple(change->data.tp.newtuple);
@@ -423,17 +296,16 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	value.relation = entry->relation;
 	if (old != NULL && value.op != ELT_OP_INSERT)
 	{
-		fill_row(plugin, entry, old, desc,
-				 relation->rd_rel->relreplident != REPLICA_IDENTITY_FULL,
-				 &plugin->old, plugin->old_integers);
-		value.old = &plugin->old;
+		elt_row_buffer_fill(&plugin->old, plugin->relations, entry, old, desc,
+							relation->rd_rel->relreplident != REPLICA_IDENTITY_FULL);
+		value.old = &plugin->old.row;
 	}
 	if (new != NULL && value.op != ELT_OP_DELETE)
 	{
-		fill_row(plugin, entry, new, desc, false, &plugin->new, plugin->new_integers);
-		value.new = &plugin->new;
+		elt_row_buffer_fill(&plugin->new, plugin->relations, entry, new, desc, false);
+		value.new = &plugin->new.row;
 		if (value.old != NULL)
-			fill_unchanged(&plugin->new, &plugin->old);
+			fill_unchanged(value.new, value.old);
 	}
 	send_change(ctx, txn, entry, &value);
 
@@ -455,7 +327,7 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	tell_progress(ctx, plugin);
 	for (int i = 0; i < nrelations; i++)
 	{
-		PluginRelation *entry = find_relation(plugin, relations[i]);
+		EltPublishedRelation *entry = elt_relation_cache_find(plugin->relations, relations[i]);
 		EltChange	value = {.op = ELT_OP_TRUNCATE,.lsn = change->lsn};
 		MemoryContext caller;
 
@@ -487,7 +359,7 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	tell_progress(ctx, plugin);
 	caller = MemoryContextSwitchTo(plugin->change_context);
-	if (size > ROW_BYTES_MAX / 2)
+	if (size > MESSAGE_BYTES_MAX)
 	{
 		content = psprintf("{\"topic\":\"elt\",\"payload\":{\"$oversize\":%zu}}", size);
 		size = strlen(content);
@@ -523,6 +395,24 @@ tell_progress(LogicalDecodingContext *ctx, Plugin *plugin)
 	}
 }
 
+/*
+ * Takes out-of-line values that an update left alone from the old row, where
+ * WAL has them there (REPLICA IDENTITY FULL, or a column of the key).
+ */
+static void
+fill_unchanged(EltRow *new, const EltRow *old)
+{
+	for (int i = 0; i < new->ncolumns; i++)
+	{
+		if (new->fields[i] == ELT_FIELD_UNCHANGED && old->fields[i] != ELT_FIELD_ABSENT)
+		{
+			new->fields[i] = old->fields[i];
+			new->values[i] = old->values[i];
+			new->lengths[i] = old->lengths[i];
+		}
+	}
+}
+
 /* ---- sending ---- */
 
 /*
@@ -530,7 +420,7 @@ tell_progress(LogicalDecodingContext *ctx, Plugin *plugin)
  */
 static void
 send_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-			PluginRelation *entry, EltChange *change)
+			EltPublishedRelation *entry, EltChange *change)
 {
 	Plugin	   *plugin = ctx->output_plugin_private;
 	StringInfo	message = &plugin->message;
@@ -603,7 +493,7 @@ send_batch(LogicalDecodingContext *ctx, Plugin *plugin)
  * Writes the description of a relation, unless the reader has that very one.
  */
 static void
-describe_relation(Plugin *plugin, PluginRelation *entry)
+describe_relation(Plugin *plugin, EltPublishedRelation *entry)
 {
 	int			start = plugin->message.len;
 	char	   *bytes;
@@ -630,410 +520,4 @@ describe_relation(Plugin *plugin, PluginRelation *entry)
 	}
 	resetStringInfo(&entry->description);
 	appendBinaryStringInfo(&entry->description, bytes, length);
-}
-
-/* ---- rows ---- */
-
-/*
- * Turns a tuple into the texts of the published columns.  They live in the
- * tuple, in integers or in the current memory context.  Of a tuple that holds
- * the replica identity only, the other columns are absent.
- */
-static void
-fill_row(Plugin *plugin, PluginRelation *entry, HeapTuple tuple, TupleDesc desc,
-		 bool identity_only, EltRow *row, IntegerText *integers)
-{
-	int			ncolumns = entry->relation->ncolumns;
-	Size		budget = ROW_BYTES_MAX;
-
-	heap_deform_tuple(tuple, desc, plugin->values, plugin->isnull);
-
-	row->ncolumns = ncolumns;
-	for (int i = 0; i < ncolumns; i++)
-	{
-		PluginColumn *column = &entry->columns[i];
-		Size		limit = column->form == TEXT_FORM_JSONB ? Min(budget, JSONB_BYTES_MAX) : budget;
-		Size		size;
-		Datum		value;
-		char	   *text;
-
-		if (identity_only && !column->in_identity)
-		{
-			row->fields[i] = ELT_FIELD_ABSENT;
-			continue;
-		}
-		if (column->attribute < 0 || plugin->isnull[column->attribute])
-		{
-			row->fields[i] = ELT_FIELD_NULL;
-			continue;
-		}
-		value = plugin->values[column->attribute];
-
-		if (column->varlena &&
-			(VARATT_IS_EXTERNAL(DatumGetPointer(value)) ||
-			 VARATT_IS_COMPRESSED(DatumGetPointer(value))))
-		{
-			if (VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
-			{
-				row->fields[i] = ELT_FIELD_UNCHANGED;
-				continue;
-			}
-			size = toast_raw_datum_size(value) - VARHDRSZ;
-		}
-		else
-			size = column->varlena ? VARSIZE_ANY_EXHDR(DatumGetPointer(value)) : 0;
-
-		/* hexadecimal and most other texts are twice as long at most */
-		if (unlikely(size > (column->form == TEXT_FORM_OUTPUT ? limit / 2 : limit)))
-		{
-			row->fields[i] = ELT_FIELD_OVERSIZE;
-			row->lengths[i] = (int) size;
-			continue;
-		}
-
-		switch (column->form)
-		{
-			case TEXT_FORM_INT2:
-				text = integers[i];
-				size = pg_itoa(DatumGetInt16(value), text);
-				break;
-			case TEXT_FORM_INT4:
-				text = integers[i];
-				size = pg_ltoa(DatumGetInt32(value), text);
-				break;
-			case TEXT_FORM_INT8:
-				text = integers[i];
-				size = pg_lltoa(DatumGetInt64(value), text);
-				break;
-			case TEXT_FORM_BOOL:
-				text = DatumGetBool(value) ? "t" : "f";
-				size = 1;
-				break;
-			case TEXT_FORM_TEXT:
-				{
-					struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
-
-					text = VARDATA_ANY(bytes);
-					size = VARSIZE_ANY_EXHDR(bytes);
-					break;
-				}
-			default:
-				text = OutputFunctionCall(&column->output, value);
-				size = strlen(text);
-				break;
-		}
-
-		if (unlikely(plugin->convert))
-		{
-			char	   *converted = pg_server_to_client(text, size);
-
-			if (converted != text)
-			{
-				text = converted;
-				size = strlen(text);
-			}
-		}
-
-		if (unlikely(size > budget))
-		{
-			row->fields[i] = ELT_FIELD_OVERSIZE;
-			row->lengths[i] = (int) size;
-			continue;
-		}
-		budget -= size;
-		row->fields[i] = ELT_FIELD_TEXT;
-		row->values[i] = text;
-		row->lengths[i] = (int) size;
-	}
-}
-
-/*
- * Takes out-of-line values that an update left alone from the old row, where
- * WAL has them there (REPLICA IDENTITY FULL, or a column of the key).
- */
-static void
-fill_unchanged(EltRow *new, const EltRow *old)
-{
-	for (int i = 0; i < new->ncolumns; i++)
-	{
-		if (new->fields[i] == ELT_FIELD_UNCHANGED && old->fields[i] != ELT_FIELD_ABSENT)
-		{
-			new->fields[i] = old->fields[i];
-			new->values[i] = old->values[i];
-			new->lengths[i] = old->lengths[i];
-		}
-	}
-}
-
-/* ---- relations ---- */
-
-/*
- * Finds what is known of a relation, and works it out where nothing is or it
- * no longer holds.
- */
-static PluginRelation *
-find_relation(Plugin *plugin, Relation relation)
-{
-	Oid			relid = RelationGetRelid(relation);
-	bool		found;
-	PluginRelation *entry = hash_search(plugin->relations, &relid, HASH_ENTER, &found);
-
-	if (!found)
-	{
-		memset(entry, 0, sizeof(*entry));
-		entry->relid = relid;
-	}
-	if (!entry->valid)
-	{
-		/* what is invalidated while we look is worked out again next time */
-		entry->valid = true;
-		build_relation(plugin, entry, relation);
-	}
-	return entry;
-}
-
-/*
- * Works out how a relation is published.
- */
-static void
-build_relation(Plugin *plugin, PluginRelation *entry, Relation relation)
-{
-	MemoryContext caller;
-	Relation	shown = relation;	/* the relation it appears under */
-	EltRelation *result;
-	TupleDesc	desc;
-	Bitmapset  *key;
-	Bitmapset  *identity;
-	Oid			key_index;
-
-	if (entry->context != NULL)
-		MemoryContextReset(entry->context);
-	else
-		entry->context = AllocSetContextCreate(plugin->context, "elt published relation",
-											   ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(entry->context);
-	entry->sent = false;
-	entry->user_types = false;
-	entry->relation = NULL;
-	entry->columns = NULL;
-
-	elt_publication_lookup(plugin->publication, relation, &entry->published);
-	if (!entry->published.insert && !entry->published.update &&
-		!entry->published.delete && !entry->published.truncate)
-	{
-		MemoryContextSwitchTo(caller);
-		return;
-	}
-
-	if (entry->published.relid != entry->relid)
-	{
-		shown = RelationIdGetRelation(entry->published.relid);
-		if (!RelationIsValid(shown))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("partitioned table with OID %u above \"%s\" does not exist",
-							entry->published.relid, RelationGetRelationName(relation))));
-		live_dependents = true;
-	}
-
-	identity = index_columns(RelationGetReplicaIndex(relation));
-	key_index = RelationGetReplicaIndex(shown);
-	if (!OidIsValid(key_index))
-		key_index = shown->rd_pkindex;
-	key = index_columns(key_index);
-
-	desc = RelationGetDescr(shown);
-	result = palloc0(sizeof(EltRelation));
-	result->id = entry->published.relid;
-	result->name = reader_text(plugin,
-							   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(shown)),
-														  RelationGetRelationName(shown)));
-	result->columns = palloc0(sizeof(EltColumn) * (desc->natts + 1));
-	entry->columns = palloc0(sizeof(PluginColumn) * (desc->natts + 1));
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		EltColumn  *column;
-		PluginColumn *source;
-		StringInfoData code;
-
-		if (att->attisdropped ||
-			(entry->published.columns != NULL &&
-			 !bms_is_member(att->attnum, entry->published.columns)))
-			continue;
-
-		column = &result->columns[result->ncolumns];
-		source = &entry->columns[result->ncolumns];
-		result->ncolumns++;
-
-		initStringInfo(&code);
-		elt_type_append_code(&code, att->atttypid);
-		column->name = reader_text(plugin, pstrdup(NameStr(att->attname)));
-		column->type_name = reader_text(plugin, format_type_with_typemod(att->atttypid, att->atttypmod));
-		column->type_code = reader_text(plugin, code.data);
-		column->in_key = bms_is_member(att->attnum, key);
-
-		source->attribute = find_attribute(RelationGetDescr(relation), NameStr(att->attname), i);
-		build_column(source, att);
-		if (source->attribute >= 0)
-			source->in_identity = bms_is_member(source->attribute + 1, identity);
-		if (att->atttypid >= FirstNormalObjectId)
-			entry->user_types = live_dependents = true;
-	}
-	elt_relation_finish(result);
-	entry->relation = result;
-
-	if (shown != relation)
-		RelationClose(shown);
-	MemoryContextSwitchTo(caller);
-}
-
-/*
- * Decides how a column becomes text.
- */
-static void
-build_column(PluginColumn *column, Form_pg_attribute att)
-{
-	Oid			output;
-	bool		varlena;
-
-	switch (getBaseType(att->atttypid))
-	{
-		case INT2OID:
-			column->form = TEXT_FORM_INT2;
-			break;
-		case INT4OID:
-			column->form = TEXT_FORM_INT4;
-			break;
-		case INT8OID:
-			column->form = TEXT_FORM_INT8;
-			break;
-		case BOOLOID:
-			column->form = TEXT_FORM_BOOL;
-			break;
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case JSONOID:
-			column->form = TEXT_FORM_TEXT;
-			break;
-		case JSONBOID:
-			column->form = TEXT_FORM_JSONB;
-			break;
-		default:
-			column->form = TEXT_FORM_OUTPUT;
-			break;
-	}
-	column->varlena = att->attlen == -1;
-	getTypeOutputInfo(att->atttypid, &output, &varlena);
-	fmgr_info(output, &column->output);
-}
-
-/*
- * Finds a column by its name, first where it is likely to be; -1 where there
- * is none.
- */
-static int
-find_attribute(TupleDesc desc, const char *name, int guess)
-{
-	for (int i = -1; i < desc->natts; i++)
-	{
-		int			n = i < 0 ? Min(guess, desc->natts - 1) : i;
-
-		if (n >= 0 && !TupleDescAttr(desc, n)->attisdropped &&
-			strcmp(NameStr(TupleDescAttr(desc, n)->attname), name) == 0)
-			return n;
-	}
-	return -1;
-}
-
-/*
- * Gives the attribute numbers of an index's key columns; NULL for no index.
- */
-static Bitmapset *
-index_columns(Oid index)
-{
-	Bitmapset  *columns = NULL;
-	HeapTuple	tuple;
-	Form_pg_index form;
-
-	if (!OidIsValid(index))
-		return NULL;
-	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	if (!HeapTupleIsValid(tuple))
-		return NULL;
-	form = (Form_pg_index) GETSTRUCT(tuple);
-	for (int i = 0; i < form->indnkeyatts; i++)
-	{
-		if (form->indkey.values[i] > 0)
-			columns = bms_add_member(columns, form->indkey.values[i]);
-	}
-	ReleaseSysCache(tuple);
-	return columns;
-}
-
-/*
- * Gives a name in the encoding of the reader.
- */
-static char *
-reader_text(Plugin *plugin, char *text)
-{
-	return plugin->convert ? pg_server_to_client(text, strlen(text)) : text;
-}
-
-/*
- * Marks what came from a relation, or all for InvalidOid.
- */
-static void
-invalidate_relation(Datum arg, Oid relid)
-{
-	HASH_SEQ_STATUS scan;
-	PluginRelation *entry;
-
-	if (live_relations == NULL)
-		return;
-
-	if (OidIsValid(relid))
-	{
-		entry = hash_search(live_relations, &relid, HASH_FIND, NULL);
-		if (entry != NULL)
-			entry->valid = false;
-		if (!live_dependents)
-			return;
-	}
-
-	/* partitions depend on what they appear under, composites on their type */
-	hash_seq_init(&scan, live_relations);
-	while ((entry = hash_seq_search(&scan)) != NULL)
-	{
-		if (!OidIsValid(relid) || entry->published.relid == relid || entry->user_types)
-			entry->valid = false;
-	}
-}
-
-static void
-invalidate_all(Datum arg, int cache, uint32 hash)
-{
-	invalidate_relation(arg, InvalidOid);
-}
-
-/*
- * Marks what has columns of types that are not built in.
- */
-static void
-invalidate_types(Datum arg, int cache, uint32 hash)
-{
-	HASH_SEQ_STATUS scan;
-	PluginRelation *entry;
-
-	if (live_relations == NULL || !live_dependents)
-		return;
-
-	hash_seq_init(&scan, live_relations);
-	while ((entry = hash_seq_search(&scan)) != NULL)
-	{
-		if (entry->user_types)
-			entry->valid = false;
-	}
 }

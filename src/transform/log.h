@@ -1,0 +1,73 @@
+/*
+ * log.h
+ *	  Reading raw staging: windows of one relation's log.
+ */
+#ifndef ELT_LOG_H
+#define ELT_LOG_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "raw.h"
+
+/* One change. The values point into the tuple, are never external, and may be short. */
+typedef struct EltLogRow
+{
+	int64		change_id;
+	XLogRecPtr	commit_lsn;
+	TimestampTz commit_ts;
+	int32		key_hash;
+	int32		schema_version;
+	char		op;
+	Datum		key;			/* 0: null, as in the next three */
+	Datum		before;			/* may be out of line where after is there */
+	Datum		after;
+	Datum		unchanged;
+	MinimalTuple tuple;			/* NULL: not of the lanes that were asked for */
+} EltLogRow;
+
+typedef struct EltLogRequest
+{
+	Oid			raw;			/* the partition of raw staging */
+	const char *topic;			/* of messages; NULL: rows of a table */
+	int64		after;			/* change_id that is settled already */
+	int64		upto;			/* last change_id of interest */
+	const bool *lanes;			/* which lanes are asked for */
+	int			nlanes;
+	int			max_changes;
+	int64		max_bytes;
+	bool		whole_commits;	/* exceed the limits up to fourfold to end between commits */
+	bool		one_schema_version;
+} EltLogRequest;
+
+typedef struct EltLogWindow
+{
+	TupleDesc	desc;			/* of the rows' tuples */
+	EltLogRow **rows;			/* in order of change_id */
+	int			nrows;
+	int64		position;		/* all up to here is in rows, or of other lanes */
+	XLogRecPtr	settled_lsn;	/* last commit that is complete; invalid: none */
+	EltLogRow  *barrier;		/* the truncate that ends the window, else NULL */
+	bool		at_end;			/* there was no more to see */
+} EltLogWindow;
+
+typedef struct EltLogBacklog
+{
+	double		changes;
+	double		bytes;
+	TimestampTz oldest_commit_ts;	/* 0: nothing pending */
+} EltLogBacklog;
+
+/*
+ * All need an active snapshot.  elt_log_read's result is allocated in the
+ * current memory context.
+ */
+extern EltLogWindow *elt_log_read(const EltLogRequest *request);
+extern int64 elt_log_tail(Oid raw);
+extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes,
+							EltLogBacklog *backlog);
+
+extern EltLogRow *elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged);
+
+#endif							/* ELT_LOG_H */

@@ -1,0 +1,234 @@
+/*
+ * transform_catalog.c
+ *	  What the transform engine asks of elt's own tables, and writes there.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "control/registry.h"
+#include "transform/transform_catalog.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/elog.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#define TOPIC_PREFIX	"message:"
+
+static Datum int_array(const int *values, int n);
+
+/* False where the pipeline is gone. */
+bool
+elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
+	bool		found;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	found = elt_spi_run("SELECT left(p.state, 1), coalesce(p.next_probe_at <= clock_timestamp(), true), p.version, t.raw::oid, "
+						"EXISTS (SELECT FROM elt.quarantine q WHERE q.pipeline_id = p.pipeline_id AND q.status IN ('open', 'waiting')) "
+						"OR EXISTS (SELECT FROM elt.parked k WHERE k.pipeline_id = p.pipeline_id) "
+						"FROM elt.pipelines p "
+						"LEFT JOIN elt.source_tables t ON t.source_id = p.source_id AND t.relation = p.relation "
+						"WHERE p.pipeline_id = $1", 1, types, values, NULL) > 0;
+	if (found)
+	{
+		status->state = elt_spi_text(&spi, 0, 1)[0];
+		status->due = elt_spi_bool(0, 2);
+		status->version = (int) elt_spi_int64(0, 3);
+		status->raw = (Oid) elt_spi_int64(0, 4);
+		status->unresolved = elt_spi_bool(0, 5);
+	}
+	elt_spi_end(&spi);
+	if (found && elt_pipeline_topic(pipeline) != NULL)
+		status->raw = elt_pipeline_raw(pipeline);
+	return found;
+}
+
+/* The next probe comes after 1 s, doubling to 5 min. */
+void
+elt_pipeline_set_blocked(int64 pipeline_id, const char *error, int probes)
+{
+	Oid			types[] = {INT8OID, TEXTOID, INT4OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(error),
+	Int32GetDatum(Min(300, 1 << Min(probes, 9)))};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET state = 'blocked', last_error = $2, last_error_at = clock_timestamp(), "
+				"blocked_since = coalesce(blocked_since, clock_timestamp()), "
+				"next_probe_at = clock_timestamp() + make_interval(secs => $3), probes = probes + 1 "
+				"WHERE pipeline_id = $1 AND state <> 'paused'", 3, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_config_changed();
+}
+
+void
+elt_pipeline_set_running(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET state = 'running', blocked_since = NULL, next_probe_at = NULL, probes = 0 "
+				"WHERE pipeline_id = $1 AND state <> 'running'", 1, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_config_changed();
+}
+
+const char *
+elt_pipeline_topic(const EltPipeline *pipeline)
+{
+	if (strncmp(pipeline->relation, TOPIC_PREFIX, strlen(TOPIC_PREFIX)) != 0)
+		return NULL;
+	return pipeline->relation + strlen(TOPIC_PREFIX);
+}
+
+/* Where the pipeline's relation is staged; InvalidOid before its first change. */
+Oid
+elt_pipeline_raw(EltPipeline *pipeline)
+{
+	if (elt_pipeline_topic(pipeline) != NULL)
+	{
+		Oid			schema = get_namespace_oid("elt_raw", true);
+		char	   *name = psprintf("%s$messages", pipeline->source);
+
+		return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	}
+	if (!OidIsValid(pipeline->raw))
+	{
+		EltPipelineStatus status;
+
+		if (elt_pipeline_status(pipeline, &status))
+			pipeline->raw = status.raw;
+	}
+	return pipeline->raw;
+}
+
+int
+elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positions)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), Int64GetDatum(max_lanes)};
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT lane, position FROM elt.checkpoints WHERE pipeline_id = $1 "
+					   "ORDER BY position, lane LIMIT $2 FOR UPDATE SKIP LOCKED", 2, types, values, NULL);
+	for (uint64 row = 0; row < rows && row < ELT_MAX_LANES; row++)
+	{
+		lanes[row] = (int) elt_spi_int64(row, 1);
+		positions[row] = elt_spi_int64(row, 2);
+	}
+	elt_spi_end(&spi);
+	return (int) Min(rows, ELT_MAX_LANES);
+}
+
+void
+elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 position,
+					  XLogRecPtr settled_lsn, int64 changes_read, int64 rows_written)
+{
+	Oid			types[] = {INT8OID, INT4ARRAYOID, INT8OID, PG_LSNOID, INT8OID, INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), int_array(lanes, nlanes),
+		Int64GetDatum(position), LSNGetDatum(settled_lsn), Int64GetDatum(changes_read),
+	Int64GetDatum(rows_written), Int32GetDatum(lanes[0])};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.checkpoints SET position = $3, settled_lsn = coalesce($4, settled_lsn), "
+				"changes_read = changes_read + CASE WHEN lane = $7 THEN $5 ELSE 0 END, "
+				"rows_written = rows_written + CASE WHEN lane = $7 THEN $6 ELSE 0 END "
+				"WHERE pipeline_id = $1 AND lane = ANY ($2)",
+				7, types, values, settled_lsn == InvalidXLogRecPtr ? "   n   " : NULL);
+	elt_spi_end(&spi);
+}
+
+void
+elt_checkpoint_create(int64 pipeline_id, int lanes)
+{
+	Oid			types[] = {INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), Int32GetDatum(lanes)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("INSERT INTO elt.checkpoints (pipeline_id, lane) SELECT $1, generate_series(0, $2 - 1)",
+				2, types, values, NULL);
+	elt_spi_end(&spi);
+}
+
+/* Fills ELT_MAX_LANES positions; returns the number of lanes. */
+int
+elt_checkpoint_positions(int64 pipeline_id, int64 *positions)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT position FROM elt.checkpoints WHERE pipeline_id = $1 ORDER BY lane",
+					   1, types, values, NULL);
+	for (uint64 row = 0; row < rows && row < ELT_MAX_LANES; row++)
+		positions[row] = elt_spi_int64(row, 1);
+	elt_spi_end(&spi);
+	return (int) Min(rows, ELT_MAX_LANES);
+}
+
+char *
+elt_error_class(int sqlerrcode)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(unpack_sql_state(sqlerrcode))};
+	char	   *class = NULL;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	if (elt_spi_run("SELECT error_class FROM elt.error_classes WHERE starts_with($1, sqlstate_prefix) "
+					"ORDER BY length(sqlstate_prefix) DESC LIMIT 1", 1, types, values, NULL) > 0)
+		class = elt_spi_text(&spi, 0, 1);
+	elt_spi_end(&spi);
+	return class ? class : pstrdup("systemic");
+}
+
+List *
+elt_schema_columns(int64 source_id, const char *relation, int version)
+{
+	Oid			types[] = {INT8OID, TEXTOID, INT4OID};
+	Datum		values[] = {Int64GetDatum(source_id), CStringGetTextDatum(relation), Int32GetDatum(version)};
+	List	   *columns = NIL;
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT c.value->>'name' FROM (SELECT v.columns FROM elt.schema_versions v "
+					   "WHERE v.source_id = $1 AND v.relation = $2 AND $3 IN (0, v.version) "
+					   "ORDER BY v.version DESC LIMIT 1) AS v, jsonb_array_elements(v.columns) AS c",
+					   3, types, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		char	   *name = elt_spi_text(&spi, row, 1);
+		MemoryContext old = MemoryContextSwitchTo(spi.caller_context);
+
+		columns = lappend(columns, name);
+		MemoryContextSwitchTo(old);
+	}
+	elt_spi_end(&spi);
+	return columns;
+}
+
+static Datum
+int_array(const int *values, int n)
+{
+	Datum	   *datums = palloc(n * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		datums[i] = Int32GetDatum(values[i]);
+	return PointerGetDatum(construct_array(datums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+}

@@ -1,0 +1,45 @@
+/*
+ * transform_catalog.h
+ *	  What the transform engine asks of elt's own tables, and writes there.
+ *
+ * The rules of catalog.h apply: as the extension's owner, within a transaction.
+ */
+#ifndef ELT_TRANSFORM_CATALOG_H
+#define ELT_TRANSFORM_CATALOG_H
+
+#include "catalog.h"
+
+#define ELT_MAX_LANES	256
+
+/* A pipeline as it stands now, seen after its lanes were leased. */
+typedef struct EltPipelineStatus
+{
+	char		state;			/* as in EltPipeline */
+	bool		due;			/* blocked: the next probe is due */
+	int			version;
+	Oid			raw;
+	bool		unresolved;		/* has quarantined or parked changes */
+} EltPipelineStatus;
+
+extern bool elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status);
+extern void elt_pipeline_set_blocked(int64 pipeline_id, const char *error, int probes);
+extern void elt_pipeline_set_running(int64 pipeline_id);
+extern Oid	elt_pipeline_raw(EltPipeline *pipeline);
+
+/* Topics are named 'message:<topic>' as a pipeline's relation. */
+extern const char *elt_pipeline_topic(const EltPipeline *pipeline);
+
+/* Leases free lanes, those furthest behind first; returns how many. */
+extern int	elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positions);
+extern void elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 position,
+								  XLogRecPtr settled_lsn, int64 changes_read, int64 rows_written);
+extern void elt_checkpoint_create(int64 pipeline_id, int lanes);
+extern int	elt_checkpoint_positions(int64 pipeline_id, int64 *positions);
+
+/* "transient", "dependency", "data" or "systemic" */
+extern char *elt_error_class(int sqlerrcode);
+
+/* Names of a relation's columns at a schema version (0: the newest); NIL where it is not known. */
+extern List *elt_schema_columns(int64 source_id, const char *relation, int version);
+
+#endif							/* ELT_TRANSFORM_CATALOG_H */
