@@ -26,17 +26,20 @@ typedef struct EltColumn
 {
 	char	   *name;
 	int			name_length;	/* set by elt_relation_finish */
-	char	   *type_name;		/* as format_type gives it, for schema_versions */
+	char	   *type_name;		/* as format_type gives it, for
+								 * schema_versions */
 	char	   *type_code;		/* see value.h */
 	EltType    *type;			/* parsed from type_code */
-	bool		in_key;			/* of the replica identity index or the primary key */
+	bool		in_key;			/* of the replica identity index or the
+								 * primary key */
 } EltColumn;
 
 /* The shape of a relation at one moment of the source's history. */
 typedef struct EltRelation
 {
 	uint32		id;				/* its OID at the source */
-	char	   *name;			/* schema.table, each part quoted where SQL asks for it */
+	char	   *name;			/* schema.table, each part quoted where SQL
+								 * asks for it */
 	int			ncolumns;
 	EltColumn  *columns;
 	int			nkeys;			/* columns with in_key; 0: no key */
@@ -47,11 +50,14 @@ typedef struct EltRelation
 /* What WAL says of one column of one row. */
 typedef enum EltField
 {
-	ELT_FIELD_ABSENT,			/* not in this image (old row of which only the key is known) */
+	ELT_FIELD_ABSENT,			/* not in this image (old row of which only
+								 * the key is known) */
 	ELT_FIELD_NULL,
 	ELT_FIELD_TEXT,				/* the type's text output, in "value" */
-	ELT_FIELD_UNCHANGED,		/* out-of-line value that the update did not touch */
-	ELT_FIELD_OVERSIZE			/* too large to be staged; "length" holds its size in bytes */
+	ELT_FIELD_UNCHANGED,		/* out-of-line value that the update did not
+								 * touch */
+	ELT_FIELD_OVERSIZE			/* too large to be staged; "length" holds its
+								 * size in bytes */
 } EltField;
 
 typedef struct EltRow
@@ -92,7 +98,7 @@ typedef struct EltEvent
 	EltChange	change;			/* valid until the next call */
 } EltEvent;
 
-extern void elt_wire_start(StringInfo out);		/* begins a message */
+extern void elt_wire_start(StringInfo out); /* begins a message */
 extern void elt_wire_begin(StringInfo out, TransactionId xid, XLogRecPtr commit_lsn, TimestampTz commit_ts);
 extern void elt_wire_relation(StringInfo out, const EltRelation *relation);
 extern void elt_wire_change(StringInfo out, const EltChange *change);

@@ -33,7 +33,8 @@
 #include "utils/rel.h"
 
 #define BATCH_BYTES			(64 * 1024)
-#define MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* of one message; a larger one is told by its size */
+#define MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* of one message; a larger
+												 * one is told by its size */
 #define PROGRESS_CHANGES	100 /* between two looks at the clock */
 
 typedef struct Plugin

@@ -14,7 +14,8 @@ typedef struct EltPublished
 	bool		update;
 	bool		delete;
 	bool		truncate;
-	Oid			relid;			/* under which it appears: itself or a partitioned table above it */
+	Oid			relid;			/* under which it appears: itself or a
+								 * partitioned table above it */
 	Bitmapset  *columns;		/* attribute numbers of relid; NULL: all */
 } EltPublished;
 

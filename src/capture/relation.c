@@ -35,7 +35,8 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#define ROW_BYTES_MAX		(128 * 1024 * 1024) /* text of one row; what is beyond is told by its size */
+#define ROW_BYTES_MAX		(128 * 1024 * 1024) /* text of one row; what is
+												 * beyond is told by its size */
 #define JSONB_BYTES_MAX		(32 * 1024 * 1024)	/* of one jsonb value */
 
 /* How a column becomes text. */
@@ -52,10 +53,12 @@ typedef enum TextForm
 
 struct EltPublishedColumn
 {
-	int			attribute;		/* index in the tuple; -1: a partition lacks it */
+	int			attribute;		/* index in the tuple; -1: a partition lacks
+								 * it */
 	TextForm	form;
 	bool		varlena;
-	bool		in_identity;	/* of the replica identity: known of an old row */
+	bool		in_identity;	/* of the replica identity: known of an old
+								 * row */
 	FmgrInfo	output;
 };
 
@@ -488,18 +491,22 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		{
 			case TEXT_FORM_INT2:
 				text = buffer->integers[i];
+
 				size = pg_itoa(DatumGetInt16(value), text);
 				break;
 			case TEXT_FORM_INT4:
 				text = buffer->integers[i];
+
 				size = pg_ltoa(DatumGetInt32(value), text);
 				break;
 			case TEXT_FORM_INT8:
 				text = buffer->integers[i];
+
 				size = pg_lltoa(DatumGetInt64(value), text);
 				break;
 			case TEXT_FORM_BOOL:
 				text = DatumGetBool(value) ? "t" : "f";
+
 				size = 1;
 				break;
 			case TEXT_FORM_TEXT:
@@ -507,11 +514,13 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 					struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
 
 					text = VARDATA_ANY(bytes);
+
 					size = VARSIZE_ANY_EXHDR(bytes);
 					break;
 				}
 			default:
 				text = OutputFunctionCall(&column->output, value);
+
 				size = strlen(text);
 				break;
 		}
@@ -523,6 +532,7 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 			if (converted != text)
 			{
 				text = converted;
+
 				size = strlen(text);
 			}
 		}
@@ -536,6 +546,7 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		budget -= size;
 		row->fields[i] = ELT_FIELD_TEXT;
 		row->values[i] = text;
+
 		row->lengths[i] = (int) size;
 	}
 }

@@ -102,6 +102,8 @@ typedef struct LogEntry
 static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
 static StageLog *find_log(EltStage *stage, const char *name);
 static void read_table_state(EltStage *stage, StageLog *log);
+static void add_image(EltStage *stage, StageLog *log, int version, char op,
+					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
 					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged);
 static int64 next_change_id(EltStage *stage);
@@ -180,21 +182,27 @@ elt_stage_change(EltStage *stage, EltChange *change)
 		bool		moves = elt_change_moves_key(change);
 
 		if (change->op == ELT_OP_DELETE || moves)
-			add_row(stage, log, version, ELT_OP_DELETE, change->lsn,
-					elt_row_key_hash(relation, change->old), elt_row_key(relation, change->old),
-					elt_row_image(relation, change->old, NULL), NULL, NULL);
+			add_image(stage, log, version, ELT_OP_DELETE, change, change->old, NULL);
 		if (change->op != ELT_OP_DELETE)
-		{
-			ArrayType  *unchanged;
-			Jsonb	   *after = elt_row_image(relation, change->new, &unchanged);
-			Jsonb	   *before = (change->old && !moves) ? elt_row_image(relation, change->old, NULL) : NULL;
-
-			add_row(stage, log, version, moves ? ELT_OP_INSERT : change->op, change->lsn,
-					elt_row_key_hash(relation, change->new), elt_row_key(relation, change->new),
-					before, after, unchanged);
-		}
+			add_image(stage, log, version, moves ? ELT_OP_INSERT : change->op, change,
+					  moves ? NULL : change->old, change->new);
 	}
 	MemoryContextSwitchTo(old);
+}
+
+/* Stages one image; key and hash are those of the new row, else of the old one. */
+static void
+add_image(EltStage *stage, StageLog *log, int version, char op, EltChange *change, EltRow *old, EltRow *new)
+{
+	EltRow	   *row = new ? new : old;	/* none: a delete of which WAL tells nothing */
+	ArrayType  *unchanged = NULL;
+	Jsonb	   *before = old ? elt_row_image(change->relation, old, NULL) : NULL;
+	Jsonb	   *after = new ? elt_row_image(change->relation, new, &unchanged) : NULL;
+
+	add_row(stage, log, version, op, change->lsn,
+			row ? elt_row_key_hash(change->relation, row) : 0,
+			row ? elt_row_key(change->relation, row) : NULL,
+			before, after, unchanged);
 }
 
 void

@@ -111,7 +111,7 @@ elt_stream_connect(const char *conninfo, const char *appname)
 	keywords[n] = "application_name";
 	values[n++] = appname;
 	keywords[n] = "client_encoding";
-	values[n++] = "UTF8";
+	values[n++] = GetDatabaseEncodingName();
 	keywords[n] = "options";
 	values[n++] = pinned_session;
 	keywords[n] = NULL;
@@ -264,11 +264,13 @@ elt_stream_check_server(EltStream *stream)
 				 errdetail("It is \"%s\".", libraries),
 				 errhint("Put this line into the source's postgresql.conf and reload it: output_plugin_libraries = '%s%self'",
 						 libraries, libraries[0] != '\0' ? ", " : "")));
-	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
+	/* any other is converted on the way; bytes of no encoding cannot be */
+	if (strcmp(encoding, "SQL_ASCII") == 0 && GetDatabaseEncoding() != PG_SQL_ASCII)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the source's encoding is %s, and this database's is %s", encoding, GetDatabaseEncodingName()),
-				 errhint("elt captures between databases of the same encoding.")));
+				 errmsg("the source's encoding is SQL_ASCII, so its text cannot be converted to %s",
+						GetDatabaseEncodingName()),
+				 errhint("Capture it into a database whose encoding is SQL_ASCII too.")));
 }
 
 PGresult *

@@ -40,13 +40,13 @@ typedef struct JsonBuild
 	bool		faithful;
 } JsonBuild;
 
-static bool read_integer(const char *text, int length, JsonbValue *result);
-static bool read_number(const char *text, int length, JsonbValue *result);
-static void read_timestamp(const char *text, int length, JsonbValue *result);
+static bool read_integer(const char *input, int length, JsonbValue *result);
+static bool read_number(const char *input, int length, JsonbValue *result);
+static void read_timestamp(const char *input, int length, JsonbValue *result);
 static bool read_array(const EltType *type, const char **cursor, const char *end,
-						  int depth, JsonbValue *result);
-static bool read_composite(const EltType *type, const char *text, int length,
-							  JsonbValue *result);
+					   int depth, JsonbValue *result);
+static bool read_composite(const EltType *type, const char *input, int length,
+						   JsonbValue *result);
 
 /*
  * Tells the order in which jsonb stores the keys of an object.
@@ -60,10 +60,10 @@ elt_json_key_compare(const char *a, int a_length, const char *b, int b_length)
 }
 
 static inline void
-set_string(const char *text, int length, JsonbValue *result)
+set_string(const char *input, int length, JsonbValue *result)
 {
 	result->type = jbvString;
-	result->val.string.val = (char *) text;
+	result->val.string.val = (char *) input;
 	result->val.string.len = length;
 }
 
@@ -71,58 +71,58 @@ set_string(const char *text, int length, JsonbValue *result)
  * Gives the JSON value of a text output; see value.h.
  */
 void
-elt_value_to_json(const EltType *type, const char *text, int length, JsonbValue *result)
+elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue *result)
 {
-	const char *cursor = text;
+	const char *cursor = input;
 
 	switch (type->code)
 	{
 		case 'i':
-			if (read_integer(text, length, result))
+			if (read_integer(input, length, result))
 				return;
 			break;
 
 		case 'n':
 		case 'f':
-			if (read_number(text, length, result))
+			if (read_number(input, length, result))
 				return;
 			break;
 
 		case 'b':
-			if (length == 1 && (*text == 't' || *text == 'f'))
+			if (length == 1 && (*input == 't' || *input == 'f'))
 			{
 				result->type = jbvBool;
-				result->val.boolean = (*text == 't');
+				result->val.boolean = (*input == 't');
 				return;
 			}
 			break;
 
 		case 't':
-			read_timestamp(text, length, result);
+			read_timestamp(input, length, result);
 			return;
 
 		case 'j':
-			if (length <= ELT_JSON_MAX && elt_json_parse(text, length, result))
+			if (length <= ELT_JSON_MAX && elt_json_parse(input, length, result))
 				return;
 			break;
 
 		case 'J':
-			if (elt_json_parse(text, length, result))
+			if (elt_json_parse(input, length, result))
 				return;
 			break;
 
 		case 'a':
 			check_stack_depth();
 			if (length <= ELT_JSON_MAX &&
-				read_array(type, &cursor, text + length, 0, result) &&
-				cursor == text + length)
+				read_array(type, &cursor, input + length, 0, result) &&
+				cursor == input + length)
 				return;
 			break;
 
 		case 'c':
 			check_stack_depth();
 			if (length <= ELT_JSON_MAX &&
-				read_composite(type, text, length, result))
+				read_composite(type, input, length, result))
 				return;
 			break;
 
@@ -130,30 +130,30 @@ elt_value_to_json(const EltType *type, const char *text, int length, JsonbValue 
 			break;
 	}
 
-	set_string(text, length, result);
+	set_string(input, length, result);
 }
 
 /*
  * Reads a decimal integer that fits int64; false where it is anything else.
  */
 static bool
-read_integer(const char *text, int length, JsonbValue *result)
+read_integer(const char *input, int length, JsonbValue *result)
 {
-	const char *end = text + length;
-	bool		negative = length > 0 && *text == '-';
+	const char *end = input + length;
+	bool		negative = length > 0 && *input == '-';
 	int64		value = 0;
 
 	if (negative)
-		text++;
-	if (end - text < 1 || end - text > 19 || (*text == '0' && length > 1))
+		input++;
+	if (end - input < 1 || end - input > 19 || (*input == '0' && length > 1))
 		return false;
 
 	/* towards the negative side, which reaches one further */
-	for (; text < end; text++)
+	for (; input < end; input++)
 	{
-		if (*text < '0' || *text > '9' ||
+		if (*input < '0' || *input > '9' ||
 			pg_mul_s64_overflow(value, 10, &value) ||
-			pg_sub_s64_overflow(value, *text - '0', &value))
+			pg_sub_s64_overflow(value, *input - '0', &value))
 			return false;
 	}
 	if (!negative)
@@ -173,10 +173,10 @@ read_integer(const char *text, int length, JsonbValue *result)
  * (NaN, Infinity), a negative zero, or out of numeric's range.
  */
 static bool
-read_number(const char *text, int length, JsonbValue *result)
+read_number(const char *input, int length, JsonbValue *result)
 {
-	const char *cursor = text;
-	const char *end = text + length;
+	const char *cursor = input;
+	const char *end = input + length;
 	int			integer = 0;
 	int			fraction = 0;
 	int			exponent = 0;
@@ -219,14 +219,14 @@ read_number(const char *text, int length, JsonbValue *result)
 			exponent = -exponent;
 	}
 	if (cursor != end ||
-		(zero && *text == '-') ||
+		(zero && *input == '-') ||
 		integer + exponent > NUMERIC_INTEGER_DIGITS ||
 		fraction - exponent > NUMERIC_FRACTION_DIGITS)
 		return false;
 
 	if (length >= (int) sizeof(small))
 		copy = palloc(length + 1);
-	memcpy(copy, text, length);
+	memcpy(copy, input, length);
 	copy[length] = '\0';
 
 	result->type = jbvNumeric;
@@ -242,19 +242,19 @@ read_number(const char *text, int length, JsonbValue *result)
  * infinity, BC, and what a session with another DateStyle wrote.
  */
 static void
-read_timestamp(const char *text, int length, JsonbValue *result)
+read_timestamp(const char *input, int length, JsonbValue *result)
 {
-	const char *blank = memchr(text, ' ', length);
+	const char *blank = memchr(input, ' ', length);
 
-	if (blank != NULL && blank - text > 3 && blank[-3] == '-')
+	if (blank != NULL && blank - input > 3 && blank[-3] == '-')
 	{
 		char	   *copy = palloc(length);
 
-		memcpy(copy, text, length);
-		copy[blank - text] = 'T';
-		text = copy;
+		memcpy(copy, input, length);
+		copy[blank - input] = 'T';
+		input = copy;
 	}
-	set_string(text, length, result);
+	set_string(input, length, result);
 }
 
 /*
@@ -263,7 +263,7 @@ read_timestamp(const char *text, int length, JsonbValue *result)
  */
 static bool
 read_array(const EltType *type, const char **cursor, const char *end,
-			  int depth, JsonbValue *result)
+		   int depth, JsonbValue *result)
 {
 	const char *p = *cursor;
 	int			allocated = 8;
@@ -373,10 +373,10 @@ read_array(const EltType *type, const char **cursor, const char *end,
  * has another number of fields than the type.
  */
 static bool
-read_composite(const EltType *type, const char *text, int length, JsonbValue *result)
+read_composite(const EltType *type, const char *input, int length, JsonbValue *result)
 {
-	const char *p = text;
-	const char *end = text + length;
+	const char *p = input;
+	const char *end = input + length;
 	JsonbPair  *pairs;
 
 	if (length < 2 || *p++ != '(' || *--end != ')')
@@ -543,7 +543,7 @@ json_scalar(void *arg, char *token, JsonTokenType token_type)
  * encoding than UTF8 might not know.
  */
 static bool
-json_is_tame(const char *text, int length)
+json_is_tame(const char *input, int length)
 {
 	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
 	bool		quoted = false;
@@ -551,14 +551,14 @@ json_is_tame(const char *text, int length)
 
 	for (int i = 0; i < length; i++)
 	{
-		switch (text[i])
+		switch (input[i])
 		{
 			case '"':
 				quoted = !quoted;
 				break;
 			case '\\':
-				if (++i + 2 < length && !utf8 && text[i] == 'u' &&
-					(text[i + 1] != '0' || text[i + 2] != '0'))
+				if (++i + 2 < length && !utf8 && input[i] == 'u' &&
+					(input[i + 1] != '0' || input[i + 2] != '0'))
 					return false;
 				break;
 			case '{':
@@ -582,7 +582,7 @@ json_is_tame(const char *text, int length)
  * Parses JSON text into a tree; see value.h.
  */
 bool
-elt_json_parse(const char *text, int length, JsonbValue *result)
+elt_json_parse(const char *input, int length, JsonbValue *result)
 {
 	JsonBuild	build = {.faithful = true};
 	JsonLexContext *lex;
@@ -596,10 +596,10 @@ elt_json_parse(const char *text, int length, JsonbValue *result)
 		.scalar = json_scalar
 	};
 
-	if (!json_is_tame(text, length))
+	if (!json_is_tame(input, length))
 		return false;
 
-	lex = elt_json_lexer((char *) text, length, GetDatabaseEncoding());
+	lex = elt_json_lexer((char *) input, length, GetDatabaseEncoding());
 	if (pg_parse_json(lex, &actions) != JSON_SUCCESS ||
 		!build.faithful || build.fields != build.kept)
 		return false;

@@ -33,7 +33,8 @@ typedef struct EltType
 	int			nfields;		/* c */
 	char	  **field_names;	/* c */
 	struct EltType **fields;	/* c */
-	int		   *positions;		/* c: where each field stands in the order of jsonb's keys */
+	int		   *positions;		/* c: where each field stands in the order of
+								 * jsonb's keys */
 } EltType;
 
 /* Code of a scalar built-in type; '\0' where the catalogs must be asked. */
@@ -51,19 +52,19 @@ extern void elt_type_append_field_name(StringInfo out, const char *name);
 extern EltType *elt_type_parse(const char *code);
 
 /*
- * The JSON value of a text output.  Strings point into "text".  The result
+ * The JSON value of a text output.  Strings point into "input".  The result
  * holds no jbvBinary: it can stand in a jbvObject given to JsonbValueToJsonb.
  * What cannot be JSON of its kind unchanged (NaN, negative zero, json with \u0000 or
  * duplicate keys, arrays with other bounds than 1, ...) becomes a string.
  */
-extern void elt_value_to_json(const EltType *type, const char *text, int length, JsonbValue *result);
+extern void elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue *result);
 
 /*
  * Parses any JSON text into a tree without jbvBinary.  False, without an
  * error, where jsonb cannot hold it unchanged: bad syntax, \u0000, duplicate
  * keys, numbers out of numeric's range, negative zero, too deep.
  */
-extern bool elt_json_parse(const char *text, int length, JsonbValue *result);
+extern bool elt_json_parse(const char *input, int length, JsonbValue *result);
 
 /* The order in which jsonb stores the keys of an object: by length, then bytes. */
 extern int	elt_json_key_compare(const char *a, int a_length, const char *b, int b_length);

@@ -42,6 +42,7 @@ static void require_no_writes(const char *function);
 static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument);
 static XLogRecPtr present_position(const EltSource *source);
 static bool wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline);
+static bool has_pending_copies(int64 source_id);
 static bool wait_until_settled(const EltPipeline *pipeline, TimestampTz deadline);
 static bool nap_until(TimestampTz deadline);
 static int64 settled_position(int64 pipeline_id);
@@ -227,6 +228,7 @@ present_position(const EltSource *source)
 	return lsn;
 }
 
+/* Waits for the stream to pass lsn, and for the copies that tables wait for. */
 static bool
 wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline)
 {
@@ -238,10 +240,26 @@ wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline)
 
 		if (index >= 0 && elt_registry_read(index, &slot) && slot.proc != NULL &&
 			slot.object_id == source->source_id &&
-			pg_atomic_read_u64(&slot.staged_lsn) >= lsn)
+			pg_atomic_read_u64(&slot.staged_lsn) >= lsn &&
+			!has_pending_copies(source->source_id))
 			return true;
 	} while (nap_until(deadline));
 	return false;
+}
+
+static bool
+has_pending_copies(int64 source_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source_id)};
+	bool		pending;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending'",
+						  1, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	return pending;
 }
 
 static bool

@@ -1,0 +1,130 @@
+/*
+ * options.c
+ *	  The options of a pipeline.
+ */
+#include "postgres.h"
+
+#include "transform/options.h"
+#include "transform/transform_catalog.h"
+#include "utils/builtins.h"
+#include "utils/numeric.h"
+
+#define DEFAULT_LANES	16
+#define MAX_BATCH		1000000
+
+static void read_option(const char *name, JsonbValue *value, EltPipelineOptions *options);
+static int	read_int(const char *name, JsonbValue *value, int min, int max);
+static bool read_bool(const char *name, JsonbValue *value);
+static bool read_apply(const char *name, JsonbValue *value);
+
+void
+elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+
+	options->lanes = DEFAULT_LANES;
+	options->batch_changes = 0;
+	options->apply_deletes = true;
+	options->apply_truncate = !append;
+	options->allow_volatile = false;
+	options->unmarked_output = false;
+
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options of a pipeline are not a JSON object"),
+				 errhint("Pass an object such as {\"lanes\": 16}.")));
+
+	iterator = JsonbIteratorInit(&json->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		else if (token == WJB_VALUE)
+			read_option(name, &value, options);
+	}
+}
+
+static void
+read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
+{
+	if (strcmp(name, "lanes") == 0)
+	{
+		options->lanes = read_int(name, value, 1, ELT_MAX_LANES);
+		if ((options->lanes & (options->lanes - 1)) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"lanes\" is not a power of two: %d", options->lanes),
+					 errhint("Use 1, 2, 4, 8, 16, 32, 64, 128 or 256.")));
+	}
+	else if (strcmp(name, "batch_changes") == 0)
+		options->batch_changes = read_int(name, value, 1, MAX_BATCH);
+	else if (strcmp(name, "deletes") == 0)
+		options->apply_deletes = read_apply(name, value);
+	else if (strcmp(name, "truncate") == 0)
+		options->apply_truncate = read_apply(name, value);
+	else if (strcmp(name, "allow_volatile") == 0)
+		options->allow_volatile = read_bool(name, value);
+	else if (strcmp(name, "unmarked_output") == 0)
+		options->unmarked_output = read_bool(name, value);
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown pipeline option \"%s\"", name),
+				 errhint("The options are lanes, batch_changes, deletes, truncate, allow_volatile and unmarked_output.")));
+}
+
+static int
+read_int(const char *name, JsonbValue *value, int min, int max)
+{
+	int			number = 0;
+	bool		error = true;
+
+	if (value->type == jbvNumeric)
+	{
+		Datum		numeric = NumericGetDatum(value->val.numeric);
+
+		number = numeric_int4_opt_error(value->val.numeric, &error);
+		if (!error)
+			error = !DatumGetBool(DirectFunctionCall2(numeric_eq, numeric,
+													  NumericGetDatum(int64_to_numeric(number))));
+	}
+	if (error || number < min || number > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is not an integer from %d to %d", name, min, max),
+				 errhint("Pass it as a JSON number, such as {\"%s\": %d}.", name, Min(max, 16))));
+	return number;
+}
+
+static bool
+read_bool(const char *name, JsonbValue *value)
+{
+	if (value->type != jbvBool)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is neither true nor false", name),
+				 errhint("Pass it as a JSON boolean, such as {\"%s\": true}.", name)));
+	return value->val.boolean;
+}
+
+static bool
+read_apply(const char *name, JsonbValue *value)
+{
+	if (value->type == jbvString)
+	{
+		char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
+
+		if (strcmp(text, "apply") == 0)
+			return true;
+		if (strcmp(text, "ignore") == 0)
+			return false;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"%s\" is neither \"apply\" nor \"ignore\"", name),
+			 errhint("Pass {\"%s\": \"apply\"} or {\"%s\": \"ignore\"}.", name, name)));
+}

@@ -1,0 +1,35 @@
+/*
+ * runner.h
+ *	  User SQL, run as the pipeline's owner.
+ */
+#ifndef ELT_RUNNER_H
+#define ELT_RUNNER_H
+
+#include "catalog.h"
+#include "nodes/parsenodes.h"
+#include "transform/log.h"
+
+/* Raises what keeps the pipeline's owner from working on its target. */
+extern void elt_runner_check(const EltPipeline *pipeline);
+
+/*
+ * Prepares all statements of a pipeline, so that what is wrong with them is
+ * raised.  "columns" are those of the source, for a pipeline by column name;
+ * NIL where they are not known yet.  Returns the transform's query, NULL for
+ * a pipeline by column name.
+ */
+extern Query *elt_runner_validate(const EltPipeline *pipeline, List *columns);
+
+/*
+ * Applies changes to the target; returns the rows written.  in_order: changes
+ * of one key may occur twice, so they are applied in their order.  Raises the
+ * user's errors: call it in a subtransaction.
+ */
+extern int64 elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc,
+							  EltLogRow **rows, int nrows, bool in_order);
+extern void elt_runner_truncate(const EltPipeline *pipeline);
+
+/* "transform" or "apply", as can be told from the error. */
+extern const char *elt_runner_step(const EltPipeline *pipeline, const ErrorData *error);
+
+#endif							/* ELT_RUNNER_H */
