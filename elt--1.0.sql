@@ -23,7 +23,9 @@ CREATE TABLE elt.sources (
 	options			jsonb NOT NULL DEFAULT '{}',
 	enabled			boolean NOT NULL DEFAULT true,
 	home			text NOT NULL,				-- the cluster and database it runs in: after a restore elsewhere it stays paused
+	partition_changes	int NOT NULL,			-- change_ids per leaf of its raw staging
 	start_lsn		pg_lsn,						-- the slot's first position; NULL until the slot is made
+	changes_staged	bigint NOT NULL DEFAULT 0,	-- by capture workers that have ended
 	last_error		text,
 	last_error_at	timestamptz,
 	created_at		timestamptz NOT NULL DEFAULT now()
@@ -173,3 +175,344 @@ INSERT INTO elt.error_classes VALUES
 	('53', 'systemic'), ('58', 'systemic'), ('42', 'systemic'), ('25006', 'systemic'), ('0A000', 'systemic'), ('XX000', 'systemic');
 COMMENT ON TABLE elt.error_classes IS 'what an SQLSTATE means for a pipeline: retry, quarantine or block';
 
+/* Sources: what is captured. */
+
+CREATE FUNCTION elt.home() RETURNS text
+	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'elt_home';
+COMMENT ON FUNCTION elt.home() IS 'names this cluster and database; rows of elt.sources with another name were restored from elsewhere';
+
+CREATE FUNCTION elt.create_source(
+	name text,
+	tables text[] DEFAULT NULL,
+	conninfo text DEFAULT NULL,
+	publication name DEFAULT NULL,
+	snapshot text DEFAULT 'initial',
+	options jsonb DEFAULT '{}') RETURNS bigint
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_source';
+COMMENT ON FUNCTION elt.create_source(text, text[], text, name, text, jsonb) IS
+	'captures tables of this database, or those of a publication of the server that conninfo names, into elt_raw.<name>; returns the source''s id';
+
+CREATE FUNCTION elt.add_table(source text, relation text, snapshot boolean DEFAULT true) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_add_table';
+COMMENT ON FUNCTION elt.add_table(text, text, boolean) IS
+	'adds a table to a source; with snapshot its present rows are copied first';
+
+CREATE FUNCTION elt.remove_table(source text, relation text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_remove_table';
+COMMENT ON FUNCTION elt.remove_table(text, text) IS
+	'stops capturing a table; what was staged stays';
+
+CREATE FUNCTION elt.pause_source(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pause_source';
+COMMENT ON FUNCTION elt.pause_source(text) IS
+	'stops capturing until resume_source; the slot keeps the WAL from here on';
+
+CREATE FUNCTION elt.resume_source(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_resume_source';
+COMMENT ON FUNCTION elt.resume_source(text) IS
+	'captures on from where pause_source stopped; a source restored from a dump starts anew';
+
+CREATE FUNCTION elt.drop_source(name text, keep_raw boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_source';
+COMMENT ON FUNCTION elt.drop_source(text, boolean) IS
+	'removes a source, its slot and, unless keep_raw, its raw staging';
+
+CREATE FUNCTION elt.emit(topic text, payload jsonb, key jsonb DEFAULT NULL) RETURNS pg_lsn
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_emit';
+COMMENT ON FUNCTION elt.emit(text, jsonb, jsonb) IS
+	'writes an event into WAL with this transaction; each source of this database stages it with op m and the topic as relation';
+
+/* Pipelines: from raw staging into targets. */
+
+CREATE FUNCTION elt.create_pipeline(
+	name text,
+	source text,
+	relation text,
+	target regclass,
+	transform text DEFAULT NULL,
+	mode text DEFAULT 'upsert',
+	key text[] DEFAULT NULL,
+	ordering text DEFAULT 'strict',
+	options jsonb DEFAULT '{}') RETURNS bigint
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
+COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
+	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
+	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
+
+CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';
+COMMENT ON FUNCTION elt.drop_pipeline(text) IS
+	'removes a pipeline with its quarantine; the target and raw staging stay';
+
+CREATE FUNCTION elt.pause_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pause_pipeline';
+COMMENT ON FUNCTION elt.pause_pipeline(text) IS
+	'stops the workers on a pipeline until resume_pipeline; elt.transform() still works on it';
+
+CREATE FUNCTION elt.resume_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_resume_pipeline';
+COMMENT ON FUNCTION elt.resume_pipeline(text) IS
+	'lets a paused pipeline go on, and a blocked one try at once';
+
+CREATE FUNCTION elt.transform(name text, max_changes int DEFAULT NULL,
+	OUT read bigint, OUT written bigint, OUT quarantined bigint, OUT parked bigint,
+	OUT superseded bigint, OUT "position" bigint) RETURNS record
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_transform';
+COMMENT ON FUNCTION elt.transform(text, int) IS
+	'works on a pipeline here and now, in this transaction; raises errors that are not of single changes. '
+	'Each batch is a subtransaction: leave large backlogs to the workers';
+
+/* What the view backlog asks for one pipeline. */
+CREATE FUNCTION elt.pipeline_backlog(name text,
+	OUT changes bigint, OUT bytes bigint, OUT oldest_commit_ts timestamptz, OUT eta interval) RETURNS record
+	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_pipeline_backlog';
+COMMENT ON FUNCTION elt.pipeline_backlog(text) IS
+	'what waits in raw staging for a pipeline: counted where it is up to 2 MB, else estimated; eta by the workers'' rate so far';
+/* What runs, and waiting for it. */
+
+CREATE FUNCTION elt.is_preloaded() RETURNS boolean
+	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'elt_is_preloaded';
+COMMENT ON FUNCTION elt.is_preloaded() IS 'whether the server has elt in shared_preload_libraries, so that workers can run';
+
+CREATE FUNCTION elt.latency_quantile_ms(pipeline_id bigint, quantile double precision) RETURNS double precision
+	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_latency_quantile_ms';
+COMMENT ON FUNCTION elt.latency_quantile_ms(bigint, double precision) IS
+	'quantile (0 to 1) of the time from commit at the source to commit in the target, in ms, over the last one to two minutes';
+
+CREATE FUNCTION elt.workers(
+	OUT pid int, OUT kind text, OUT dboid oid, OUT object_id bigint, OUT object_name text, OUT state text,
+	OUT started_at timestamptz, OUT changes bigint, OUT busy_ratio double precision,
+	OUT last_error text, OUT last_error_at timestamptz,
+	OUT received_lsn pg_lsn, OUT staged_lsn pg_lsn, OUT confirmed_lsn pg_lsn,
+	OUT last_commit_ts timestamptz, OUT idle boolean) RETURNS SETOF record
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_workers';
+COMMENT ON FUNCTION elt.workers() IS 'the workers of the whole server, as shared memory has them; see the views stat_workers and stat_sources';
+
+CREATE FUNCTION elt.wait_for_source(source text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s') RETURNS boolean
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_wait_for_source';
+COMMENT ON FUNCTION elt.wait_for_source(text, pg_lsn, interval) IS
+	'waits until all up to lsn (default: all that is committed now) is in raw staging; false when the timeout passed first';
+
+CREATE FUNCTION elt.wait_for(pipeline text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s') RETURNS boolean
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_wait_for';
+COMMENT ON FUNCTION elt.wait_for(text, pg_lsn, interval) IS
+	'waits until a pipeline has settled all up to lsn (default: all that is committed now); false when the timeout passed first';
+
+/* Whether the caller may see the state of what a role owns. */
+CREATE FUNCTION elt.may_see(owner oid) RETURNS boolean
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT pg_has_role(owner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE') $$;
+COMMENT ON FUNCTION elt.may_see(oid) IS 'whether the caller may see the state of what this role owns: its members and pg_monitor';
+
+CREATE VIEW elt.stat_workers WITH (security_barrier) AS
+	SELECT w.pid, w.kind, d.datname,
+		   CASE WHEN w.kind IN ('capture', 'cleaner') THEN w.object_name END AS source,
+		   CASE WHEN w.kind = 'transform' THEN w.object_name END AS pipeline,
+		   w.state, w.started_at, w.changes, w.busy_ratio, w.last_error
+	FROM elt.workers() w
+	LEFT JOIN pg_catalog.pg_database d ON d.oid = w.dboid
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW elt.stat_workers IS 'one row per elt process of the server, for pg_monitor';
+
+CREATE VIEW elt.stat_sources WITH (security_barrier) AS
+	SELECT s.name AS source,
+		   CASE WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
+				WHEN w.state IN ('streaming', 'snapshot') THEN w.state
+				WHEN w.pid IS NOT NULL AND w.last_error IS NULL AND s.last_error IS NULL THEN 'starting'
+				WHEN s.last_error IS NOT NULL THEN 'error'
+				ELSE 'starting' END AS state,
+		   w.pid, w.received_lsn, w.staged_lsn,
+		   coalesce(w.confirmed_lsn, r.confirmed_flush_lsn) AS confirmed_lsn,
+		   CASE WHEN s.conninfo IS NULL AND NOT pg_catalog.pg_is_in_recovery()
+				THEN greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(),
+															coalesce(w.staged_lsn, r.confirmed_flush_lsn)))
+				ELSE greatest(0, pg_catalog.pg_wal_lsn_diff(w.received_lsn, w.staged_lsn)) END::bigint AS lag_bytes,
+		   CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+				THEN greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.restart_lsn)) END::bigint
+			   AS retained_wal_bytes,
+		   s.changes_staged + coalesce(w.changes, 0) AS changes_staged,
+		   w.last_commit_ts, s.last_error, s.last_error_at
+	FROM elt.sources s
+	LEFT JOIN elt.workers() w
+		ON w.kind = 'capture' AND w.object_id = s.source_id AND w.state <> 'ended'
+		AND w.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+	LEFT JOIN pg_catalog.pg_replication_slots r ON s.conninfo IS NULL AND r.slot_name = s.slot_name
+	WHERE elt.may_see(s.owner);
+COMMENT ON VIEW elt.stat_sources IS 'one row per source: what it does and how far it is';
+
+/* What pipelines do. */
+
+CREATE VIEW elt.stat_pipelines WITH (security_barrier) AS
+	SELECT p.name AS pipeline, p.state, p.version, c.settled_lsn,
+		   b.changes AS backlog_changes, b.oldest_commit_ts AS oldest_pending_ts,
+		   c.changes_read, c.rows_written, q.quarantined_open, k.parked,
+		   elt.latency_quantile_ms(p.pipeline_id, 0.5) AS latency_p50_ms,
+		   elt.latency_quantile_ms(p.pipeline_id, 0.99) AS latency_p99_ms,
+		   p.last_error, p.last_error_at
+	FROM elt.pipelines p
+	CROSS JOIN LATERAL elt.pipeline_backlog(p.name) b
+	CROSS JOIN LATERAL (
+		SELECT min(settled_lsn) AS settled_lsn,
+			   sum(changes_read)::bigint AS changes_read, sum(rows_written)::bigint AS rows_written
+		FROM elt.checkpoints WHERE pipeline_id = p.pipeline_id) c
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS quarantined_open
+		FROM elt.quarantine WHERE pipeline_id = p.pipeline_id AND status IN ('open', 'waiting')) q
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS parked FROM elt.parked WHERE pipeline_id = p.pipeline_id) k
+	WHERE elt.may_see(p.owner);
+COMMENT ON VIEW elt.stat_pipelines IS 'one row per pipeline: its state, how far it is, what it did and what it could not do';
+
+CREATE VIEW elt.backlog WITH (security_barrier) AS
+	SELECT p.name AS pipeline, b.changes, b.bytes, b.oldest_commit_ts, b.eta
+	FROM elt.pipelines p
+	CROSS JOIN LATERAL elt.pipeline_backlog(p.name) b
+	WHERE elt.may_see(p.owner);
+COMMENT ON VIEW elt.backlog IS 'what waits in raw staging for each pipeline, and how long it will take';
+
+-- keys are data: only for who owns the pipeline
+CREATE VIEW elt.blocked_keys WITH (security_barrier) AS
+	SELECT p.name AS pipeline, q.key, count(*) AS quarantined, k.parked,
+		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since
+	FROM elt.pipelines p
+	JOIN elt.quarantine q USING (pipeline_id)
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS parked FROM elt.parked k
+		WHERE k.pipeline_id = q.pipeline_id AND k.key_hash = q.key_hash AND k.key IS NOT DISTINCT FROM q.key) k
+	WHERE q.status IN ('open', 'waiting') AND p.ordering = 'strict'
+		AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
+	GROUP BY p.name, q.key, q.key_hash, k.parked;
+COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved';
+/* One list of all that must be right for elt to run, with what to do where it is not. */
+
+CREATE FUNCTION elt.health(
+	OUT "check" text, OUT ok boolean, OUT severity text, OUT detail text, OUT hint text) RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH setting AS (
+		SELECT coalesce(max(s.setting) FILTER (WHERE s.name = 'wal_level'), '') AS wal_level,
+			   max(s.setting) FILTER (WHERE s.name = 'shared_preload_libraries') AS preload,
+			   max(s.setting) FILTER (WHERE s.name = 'output_plugin_libraries') AS plugins,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_replication_slots') AS slots,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_wal_senders') AS senders,
+			   max(s.setting::int) FILTER (WHERE s.name = 'max_worker_processes') AS processes
+		FROM pg_settings s
+		WHERE s.name IN ('wal_level', 'shared_preload_libraries', 'output_plugin_libraries',
+						 'max_replication_slots', 'max_wal_senders', 'max_worker_processes')
+	), used AS (
+		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
+			   (SELECT count(*) FROM pg_stat_replication) AS senders,
+			   (SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN
+				('client backend', 'walsender', 'walreceiver', 'startup', 'checkpointer', 'background writer',
+				 'walwriter', 'archiver', 'autovacuum launcher', 'autovacuum worker')) AS processes,
+			   (SELECT count(*) FROM elt.sources WHERE conninfo IS NULL) AS local_sources
+	)
+	SELECT 'preload', elt.is_preloaded(), 'critical',
+		   format('shared_preload_libraries is "%s"', preload),
+		   CASE WHEN NOT elt.is_preloaded() THEN
+			format('Put this line into postgresql.conf and restart the server: shared_preload_libraries = ''%s''',
+				   concat_ws(', ', nullif(preload, ''), 'elt')) END
+	FROM setting
+	UNION ALL
+	SELECT 'wal_level', wal_level = 'logical' OR local_sources = 0, 'critical',
+		   format('wal_level is "%s"; %s source(s) read this server', wal_level, local_sources),
+		   CASE WHEN wal_level <> 'logical' AND local_sources > 0 THEN
+			'Put this line into postgresql.conf and restart the server: wal_level = logical' END
+	FROM setting, used
+	UNION ALL
+	SELECT 'output_plugin_libraries',
+		   coalesce('elt' = ANY (regexp_split_to_array(replace(plugins, '"', ''), '\s*,\s*')), true) OR local_sources = 0,
+		   'critical',
+		   coalesce(format('output_plugin_libraries is "%s"', plugins), 'this server loads any output plugin'),
+		   CASE WHEN NOT coalesce('elt' = ANY (regexp_split_to_array(replace(plugins, '"', ''), '\s*,\s*')), true)
+					 AND local_sources > 0 THEN
+			format('Put this line into postgresql.conf and reload it: output_plugin_libraries = ''%s''',
+				   concat_ws(', ', nullif(plugins, ''), 'elt')) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_replication_slots', setting.slots > used.slots, 'warning',
+		   format('%s of %s replication slots are used; a first copy needs one more', used.slots, setting.slots),
+		   CASE WHEN setting.slots <= used.slots THEN
+			format('Put this line into postgresql.conf and restart the server: max_replication_slots = %s', used.slots + 10) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_wal_senders', setting.senders > used.senders, 'warning',
+		   format('%s of %s wal senders are used', used.senders, setting.senders),
+		   CASE WHEN setting.senders <= used.senders THEN
+			format('Put this line into postgresql.conf and restart the server: max_wal_senders = %s', used.senders + 10) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'max_worker_processes', setting.processes > used.processes, 'warning',
+		   format('%s of %s background workers are used', used.processes, setting.processes),
+		   CASE WHEN setting.processes <= used.processes THEN
+			format('Put this line into postgresql.conf and restart the server: max_worker_processes = %s', used.processes + 8) END
+	FROM setting, used
+	UNION ALL
+	SELECT 'supervisor', w.pid IS NOT NULL, 'critical',
+		   coalesce('runs with pid ' || w.pid, 'no supervisor runs in this database'),
+		   CASE WHEN w.pid IS NULL THEN 'It starts within seconds once elt is preloaded and a background worker is free; see the server''s log.' END
+	FROM (SELECT 1) one
+	LEFT JOIN elt.workers() w ON w.kind = 'supervisor' AND w.state <> 'ended'
+		AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())
+	UNION ALL
+	SELECT format('source %s', s.source), s.state IN ('streaming', 'snapshot'),
+		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
+		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END),
+		   CASE WHEN s.state = 'paused' THEN format('SELECT elt.resume_source(%L)', s.source)
+				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
+	FROM elt.stat_sources s
+	UNION ALL
+	SELECT format('dropped source %s', d.name), false, 'warning',
+		   format('slot %s is still to be removed', d.slot_name),
+		   'It is tried again by itself; the slot keeps the source''s WAL until then.'
+	FROM elt.dropped_sources d
+	UNION ALL
+	SELECT format('pipeline %s', p.name), p.state = 'running',
+		   CASE p.state WHEN 'blocked' THEN 'critical' ELSE 'warning' END,
+		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.last_error END),
+		   CASE p.state WHEN 'blocked' THEN 'Its position holds; it is tried again by itself, at most 5 minutes apart, once the cause is mended.'
+						WHEN 'paused' THEN format('SELECT elt.resume_pipeline(%L)', p.name) END
+	FROM elt.pipelines p
+$$;
+COMMENT ON FUNCTION elt.health() IS 'all that must be right for elt to run: one row per check, with the line that mends it';
+
+/*
+ * Rights.  What elt holds is as secret as the most secret table it captures:
+ * nobody but the owner of the extension reads its tables; functions decide
+ * themselves what a caller may do and are to be granted; views show a role
+ * what it owns, and pg_monitor the state of all.
+ */
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA elt FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
+REVOKE ALL ON SCHEMA elt_raw FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA elt TO PUBLIC;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
+
+/* The views call these as the role that reads them. */
+GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
+	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
+
+/* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
+
+SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_tables', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.schema_versions', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipelines', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipeline_versions', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_quarantine_id_seq', '');
+
+/* The workers start when this transaction commits. */
+
+CREATE FUNCTION elt.created() RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_created';
+SELECT elt.created();
+DROP FUNCTION elt.created();

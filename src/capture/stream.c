@@ -262,7 +262,7 @@ elt_stream_check_server(EltStream *stream)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the source's output_plugin_libraries does not name elt"),
 				 errdetail("It is \"%s\".", libraries),
-				 errhint("Put this line into the source's postgresql.conf and reload it: output_plugin_libraries = '%s%self'",
+				 errhint("Put this line into the source's postgresql.conf and reload it: output_plugin_libraries = '%s%selt'",
 						 libraries, libraries[0] != '\0' ? ", " : "")));
 	/* any other is converted on the way; bytes of no encoding cannot be */
 	if (strcmp(encoding, "SQL_ASCII") == 0 && GetDatabaseEncoding() != PG_SQL_ASCII)

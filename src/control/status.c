@@ -23,6 +23,7 @@
 #include "replication/message.h"
 #include "storage/latch.h"
 #include "transform/log.h"
+#include "transform/transform_catalog.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -43,7 +44,7 @@ static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument);
 static XLogRecPtr present_position(const EltSource *source);
 static bool wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline);
 static bool has_pending_copies(int64 source_id);
-static bool wait_until_settled(const EltPipeline *pipeline, TimestampTz deadline);
+static bool wait_until_settled(EltPipeline *pipeline, TimestampTz deadline);
 static bool nap_until(TimestampTz deadline);
 static int64 settled_position(int64 pipeline_id);
 
@@ -263,14 +264,12 @@ has_pending_copies(int64 source_id)
 }
 
 static bool
-wait_until_settled(const EltPipeline *pipeline, TimestampTz deadline)
+wait_until_settled(EltPipeline *pipeline, TimestampTz deadline)
 {
 	int64		tail;
 
-	if (!OidIsValid(pipeline->raw))
-		return true;			/* nothing was ever staged */
 	PushActiveSnapshot(GetLatestSnapshot());
-	tail = elt_log_tail(pipeline->raw, pipeline->relation);
+	tail = elt_log_tail(elt_pipeline_raw(pipeline));	/* 0: nothing was ever staged */
 	PopActiveSnapshot();
 	do
 	{

@@ -15,7 +15,7 @@ GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
-	elt.latency_quantile_ms(bigint, double precision) TO PUBLIC;
+	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
 
 /* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
 

@@ -1,6 +1,6 @@
 /*
  * batch.h
- *	  Lease lanes of a pipeline, apply what waits there, settle it.
+ *	  One batch of a pipeline: lease, read, apply, settle.
  */
 #ifndef ELT_BATCH_H
 #define ELT_BATCH_H
@@ -9,21 +9,31 @@
 
 typedef enum EltBatchEnd
 {
-	ELT_BATCH_NOTHING,			/* nothing waits, or others hold the lanes */
-	ELT_BATCH_SETTLED,			/* something was settled, and that was all */
-	ELT_BATCH_MORE,				/* something was settled, and more waits */
-	ELT_BATCH_RETRY,			/* rolled back, try again later (transient) */
-	ELT_BATCH_BLOCKED			/* systemic error: the pipeline is blocked now */
+	ELT_BATCH_DONE,				/* nothing is left that this process could do now */
+	ELT_BATCH_MORE,				/* there may be more */
+	ELT_BATCH_RETRY,			/* a transient error, or a barrier that others are before */
+	ELT_BATCH_BLOCKED			/* the pipeline is blocked: wait until its next probe is due */
 } EltBatchEnd;
 
 typedef struct EltBatchCounts
 {
 	int64		read;
-	int64		written;
+	int64		written;		/* rows of the target */
 	int64		quarantined;
 	int64		parked;
 	int64		superseded;
-	int64		position;		/* change_id up to which every lane is settled */
+	int64		position;		/* of the lanes that were settled last */
+	bool		drained;		/* all lanes are settled up to position, the end of the log */
 } EltBatchCounts;
+
+/*
+ * Works on one window of a pipeline; adds to counts.  max_lanes: how many
+ * lanes to lease at most; max_changes: how many changes to read, 0: as
+ * configured.  With own_transaction it runs in a transaction of its own (none
+ * may be open), and errors of the user's SQL become outcomes.  Without, it
+ * runs in the caller's, and raises what would be RETRY or BLOCKED.
+ */
+extern EltBatchEnd elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
+								 EltBatchCounts *counts, bool own_transaction);
 
 #endif							/* ELT_BATCH_H */

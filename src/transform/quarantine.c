@@ -37,7 +37,7 @@ struct EltBlockedKeys
 
 static BlockedEntry *entry_of(EltBlockedKeys *blocked, int32 key_hash);
 static Datum bigint_array(EltLogRow **rows, int nrows);
-static Datum hash_array(EltLogRow **rows, int nrows);
+static Datum key_hash_array(EltLogRow **rows, int nrows);
 static Datum op_array(EltLogRow **rows, int nrows);
 static Datum key_array(EltLogRow **rows, int nrows);
 static char *fingerprint_of(const ErrorData *error, const char *step);
@@ -63,7 +63,7 @@ void
 elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, EltLogRow **rows, int nrows)
 {
 	Oid			types[] = {INT8OID, INT4ARRAYOID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), hash_array(rows, nrows)};
+	Datum		values[] = {Int64GetDatum(pipeline_id), key_hash_array(rows, nrows)};
 	uint64		found;
 	EltSpi		spi;
 
@@ -194,7 +194,7 @@ elt_quarantine_park(const EltPipeline *pipeline, EltLogRow **rows, int nrows)
 {
 	Oid			types[] = {INT8OID, INT8ARRAYOID, INT4ARRAYOID, JSONBARRAYOID, CHARARRAYOID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id), bigint_array(rows, nrows),
-	hash_array(rows, nrows), key_array(rows, nrows), op_array(rows, nrows)};
+	key_hash_array(rows, nrows), key_array(rows, nrows), op_array(rows, nrows)};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
@@ -208,7 +208,7 @@ elt_quarantine_supersede(const EltPipeline *pipeline, EltLogRow **rows, int nrow
 {
 	Oid			types[] = {INT8OID, INT8ARRAYOID, INT4ARRAYOID, JSONBARRAYOID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id), bigint_array(rows, nrows),
-	hash_array(rows, nrows), key_array(rows, nrows)};
+	key_hash_array(rows, nrows), key_array(rows, nrows)};
 	int64		superseded;
 	EltSpi		spi;
 
@@ -252,7 +252,7 @@ bigint_array(EltLogRow **rows, int nrows)
 }
 
 static Datum
-hash_array(EltLogRow **rows, int nrows)
+key_hash_array(EltLogRow **rows, int nrows)
 {
 	Datum	   *datums = palloc(nrows * sizeof(Datum));
 
@@ -295,7 +295,7 @@ static char *
 fingerprint_of(const ErrorData *error, const char *step)
 {
 	StringInfoData text;
-	char	   *sum = palloc(MD5_HASH_LEN + 1);
+	char	   *sum = palloc(2 * 16 + 1);
 	const char *problem = NULL;
 
 	initStringInfo(&text);

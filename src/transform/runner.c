@@ -21,15 +21,10 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "capture/change.h"
-#include "catalog/catalog.h"
-#include "catalog/index.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -39,8 +34,8 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "transform/options.h"
 #include "transform/runner.h"
+#include "transform/target.h"
 #include "transform/transform_catalog.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -50,9 +45,7 @@
 #include "utils/plancache.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 #define BATCH_NAME		"elt_batch"
@@ -114,8 +107,6 @@ static void leave_owner(const Scope *scope);
 static void pin_formats(void);
 static void set_config(const char *name, const char *value);
 static void fire_constraints_at_once(void);
-static bool is_protected_schema(Oid schema);
-static void require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
 static Runner *find_runner(const EltPipeline *pipeline);
 static void reset_runner(Runner *runner);
 static void forget_target(Datum arg, Oid relid);
@@ -144,91 +135,7 @@ static List *match_target(const EltPipeline *pipeline, List *columns);
 static bool contains_name(Datum names, const char *name);
 static void require_key_in_record(const EltPipeline *pipeline, const EltLogRow *row);
 
-/* ---- what the owner may do ---- */
-
-void
-elt_runner_check(const EltPipeline *pipeline)
-{
-	EltPipelineOptions options;
-	char		kind;
-
-	elt_options_read(pipeline->options, pipeline->append, &options);
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(pipeline->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the owner of pipeline \"%s\" does not exist any more", pipeline->name),
-				 errdetail("Its role had OID %u.", pipeline->owner),
-				 errhint("Drop the pipeline and create it again.")));
-
-	kind = get_rel_relkind(pipeline->target);
-	if (kind == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the target of pipeline \"%s\" does not exist any more", pipeline->name),
-				 errdetail("The table had OID %u.", pipeline->target),
-				 errhint("Drop the pipeline and create it again for another target.")));
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table", get_rel_name(pipeline->target)),
-				 errhint("The target of a pipeline is a table or a partitioned table.")));
-	if (is_protected_schema(get_rel_namespace(pipeline->target)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("a table in schema \"%s\" cannot be a target",
-						get_namespace_name(get_rel_namespace(pipeline->target))),
-				 errhint("Create the target in a schema of your own.")));
-
-	if (!superuser_arg(pipeline->owner) &&
-		(!OidIsValid(pipeline->raw_root) ||
-		 pg_class_aclcheck(pipeline->raw_root, pipeline->owner, ACL_SELECT) != ACLCHECK_OK))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" may not read the changes of source \"%s\"",
-						GetUserNameFromId(pipeline->owner, false), pipeline->source),
-				 errhint("GRANT SELECT ON elt_raw.%s TO %s",
-						 quote_identifier(pipeline->source),
-						 quote_identifier(GetUserNameFromId(pipeline->owner, false)))));
-	require_right(pipeline, ACL_INSERT, "INSERT");
-	if (!pipeline->append)
-	{
-		require_right(pipeline, ACL_SELECT, "SELECT");
-		require_right(pipeline, ACL_UPDATE, "UPDATE");
-		if (options.apply_deletes)
-			require_right(pipeline, ACL_DELETE, "DELETE");
-	}
-	if (check_enable_rls(pipeline->target, pipeline->owner, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("row-level security of table \"%s\" binds role \"%s\"",
-						get_rel_name(pipeline->target), GetUserNameFromId(pipeline->owner, false)),
-				 errhint("Let a role that bypasses row-level security own the pipeline.")));
-}
-
-static bool
-is_protected_schema(Oid schema)
-{
-	char	   *name = get_namespace_name(schema);
-
-	return name == NULL || IsCatalogNamespace(schema) || IsToastNamespace(schema) ||
-		strcmp(name, "information_schema") == 0 || strcmp(name, "elt") == 0 || strcmp(name, "elt_raw") == 0;
-}
-
-static void
-require_right(const EltPipeline *pipeline, AclMode mode, const char *right)
-{
-	if (pg_class_aclcheck(pipeline->target, pipeline->owner, mode) != ACLCHECK_OK)
-	{
-		char	   *target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->target)),
-														get_rel_name(pipeline->target));
-		const char *owner = quote_identifier(GetUserNameFromId(pipeline->owner, false));
-
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role %s has no %s right on target %s", owner, right, target),
-				 errhint("GRANT %s ON %s TO %s", right, target, owner)));
-	}
-}
+/* ---- the owner's scope ---- */
 
 static void
 enter_owner(const EltPipeline *pipeline, Scope *scope)
@@ -318,8 +225,7 @@ void
 elt_runner_truncate(const EltPipeline *pipeline)
 {
 	Scope		scope;
-	char	   *target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->target)),
-													get_rel_name(pipeline->target));
+	char	   *target = elt_target_name(pipeline);
 	char	   *statement;
 
 	/* an owner with no TRUNCATE right still has the means */
@@ -647,8 +553,7 @@ prepare(const char *query)
 static char *
 build_statement(const EltPipeline *pipeline, StatementKind kind, List *columns)
 {
-	char	   *target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->target)),
-													get_rel_name(pipeline->target));
+	char	   *target = elt_target_name(pipeline);
 	bool		overriding = false;
 	StringInfoData out;
 	ListCell   *lc;
@@ -822,8 +727,7 @@ source_of(const EltPipeline *pipeline, List *columns, bool keys_only)
 		appendStringInfoString(&out, " FROM changes");
 	else
 		appendStringInfo(&out, " FROM (SELECT pg_catalog.jsonb_populate_record(NULL::%s, record) AS r FROM changes OFFSET 0) AS s",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->target)),
-													get_rel_name(pipeline->target)));
+						 elt_target_name(pipeline));
 	return out.data;
 }
 

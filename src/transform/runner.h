@@ -9,9 +9,6 @@
 #include "nodes/parsenodes.h"
 #include "transform/log.h"
 
-/* Raises what keeps the pipeline's owner from working on its target. */
-extern void elt_runner_check(const EltPipeline *pipeline);
-
 /*
  * Prepares all statements of a pipeline, so that what is wrong with them is
  * raised.  "columns" are those of the source, for a pipeline by column name;

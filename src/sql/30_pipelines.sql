@@ -1,0 +1,46 @@
+/* Pipelines: from raw staging into targets. */
+
+CREATE FUNCTION elt.create_pipeline(
+	name text,
+	source text,
+	relation text,
+	target regclass,
+	transform text DEFAULT NULL,
+	mode text DEFAULT 'upsert',
+	key text[] DEFAULT NULL,
+	ordering text DEFAULT 'strict',
+	options jsonb DEFAULT '{}') RETURNS bigint
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
+COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
+	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
+	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
+
+CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';
+COMMENT ON FUNCTION elt.drop_pipeline(text) IS
+	'removes a pipeline with its quarantine; the target and raw staging stay';
+
+CREATE FUNCTION elt.pause_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pause_pipeline';
+COMMENT ON FUNCTION elt.pause_pipeline(text) IS
+	'stops the workers on a pipeline until resume_pipeline; elt.transform() still works on it';
+
+CREATE FUNCTION elt.resume_pipeline(name text) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_resume_pipeline';
+COMMENT ON FUNCTION elt.resume_pipeline(text) IS
+	'lets a paused pipeline go on, and a blocked one try at once';
+
+CREATE FUNCTION elt.transform(name text, max_changes int DEFAULT NULL,
+	OUT read bigint, OUT written bigint, OUT quarantined bigint, OUT parked bigint,
+	OUT superseded bigint, OUT "position" bigint) RETURNS record
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_transform';
+COMMENT ON FUNCTION elt.transform(text, int) IS
+	'works on a pipeline here and now, in this transaction; raises errors that are not of single changes. '
+	'Each batch is a subtransaction: leave large backlogs to the workers';
+
+/* What the view backlog asks for one pipeline. */
+CREATE FUNCTION elt.pipeline_backlog(name text,
+	OUT changes bigint, OUT bytes bigint, OUT oldest_commit_ts timestamptz, OUT eta interval) RETURNS record
+	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_pipeline_backlog';
+COMMENT ON FUNCTION elt.pipeline_backlog(text) IS
+	'what waits in raw staging for a pipeline: counted where it is up to 2 MB, else estimated; eta by the workers'' rate so far';

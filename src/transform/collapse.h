@@ -1,0 +1,16 @@
+/*
+ * collapse.h
+ *	  Of several changes of a key, what is left to apply.
+ */
+#ifndef ELT_COLLAPSE_H
+#define ELT_COLLAPSE_H
+
+#include "transform/log.h"
+
+/*
+ * Puts the newest image of each key into "out" (room for nrows) and returns
+ * how many there are.  All rows must have a key.
+ */
+extern int	elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out);
+
+#endif							/* ELT_COLLAPSE_H */

@@ -1,0 +1,326 @@
+/*
+ * pool.c
+ *	  The transform worker.
+ *
+ * Any worker of the pool works on any pipeline of its database: it goes round
+ * the running ones, batch by batch, as long as one of them has something new,
+ * and sleeps when none has.  Who commits to raw staging wakes one idle worker;
+ * a worker that finds more than one batch wakes the next.
+ *
+ * Whether a pipeline has something new is seen from the end of its log,
+ * compared with where the pipeline was last seen drained: that costs no lock
+ * and no write.
+ *
+ * Users share these sessions one after the other.  What a user's code may
+ * leave behind (advisory locks, prepared statements, cursors, listeners) is
+ * dropped before another user's runs; a session that got a temporary schema
+ * leaves, since that cannot be given back.
+ *
+ * Errors of users' SQL are outcomes of a batch, see batch.c; any other error
+ * ends the worker, and the supervisor starts it again.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/async.h"
+#include "commands/prepare.h"
+#include "common/pg_prng.h"
+#include "control/worker.h"
+#include "elt.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "transform/batch.h"
+#include "transform/log.h"
+#include "transform/transform_catalog.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/timestamp.h"
+
+#define MAX_NAP_MS			10000
+#define MIN_RETRY_MS		200
+#define MAX_RETRY_MS		60000
+
+/* What this worker remembers of a pipeline. */
+typedef struct Task
+{
+	EltPipeline *pipeline;
+	int64		tail;			/* end of its log, when last looked at */
+	int64		drained_to;		/* settled up to here, in all lanes; -1: not known */
+	bool		idle;			/* nothing to do here until the log grows */
+	TimestampTz due_at;			/* after an error: when to try again; 0: at once */
+	int			retries;
+} Task;
+
+typedef struct Pool
+{
+	MemoryContext config;		/* the tasks; reset when pipelines change */
+	MemoryContext round;
+	uint64		generation;
+	List	   *tasks;
+	Oid			last_owner;		/* whose code ran last in this session */
+} Pool;
+
+static void load_tasks(Pool *pool);
+static bool run_round(Pool *pool);
+static bool look(Pool *pool);
+static bool is_due(const Task *task, TimestampTz now);
+static bool run_task(Pool *pool, Task *task);
+static void clean_session(Pool *pool, Oid owner);
+static int	lanes_to_lease(const Task *task);
+static int	count_workers(void);
+static TimestampTz retry_time(Task *task);
+static long nap_ms(const Pool *pool);
+
+void
+elt_transform_main(Datum main_arg)
+{
+	Pool		pool = {0};
+
+	elt_worker_start(main_arg, ELT_WORKER_TRANSFORM, "elt transform");
+	pool.config = AllocSetContextCreate(TopMemoryContext, "elt tasks", ALLOCSET_DEFAULT_SIZES);
+	pool.round = AllocSetContextCreate(TopMemoryContext, "elt round", ALLOCSET_DEFAULT_SIZES);
+	pool.generation = PG_UINT64_MAX;
+
+	do
+	{
+		while (run_round(&pool) && elt_worker_nap(0))
+			;
+		if (elt_registry_stop_requested())
+			break;
+
+		/* Announced before the last look, so that no wake is lost in between. */
+		elt_registry_set_activity("idle", "");
+		pg_atomic_write_u32(&elt_my_slot->idle, 1);
+		pg_memory_barrier();
+		if (look(&pool))
+		{
+			pg_atomic_write_u32(&elt_my_slot->idle, 0);
+			continue;
+		}
+		(void) elt_worker_nap(nap_ms(&pool));
+		pg_atomic_write_u32(&elt_my_slot->idle, 0);
+	} while (elt_worker_nap(0));
+}
+
+/* One batch for each pipeline that has something to do; false where none had. */
+static bool
+run_round(Pool *pool)
+{
+	bool		worked = false;
+	ListCell   *lc;
+
+	if (!look(pool))
+		return false;
+	foreach(lc, pool->tasks)
+	{
+		Task	   *task = lfirst(lc);
+
+		if (is_due(task, GetCurrentTimestamp()) && elt_worker_nap(0))
+			worked |= run_task(pool, task);
+	}
+	return worked;
+}
+
+/* Looks at the pipelines and the ends of their logs; true where there is work. */
+static bool
+look(Pool *pool)
+{
+	MemoryContext old;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		work = false;
+	ListCell   *lc;
+
+	elt_worker_begin("looking for changes");
+	MemoryContextReset(pool->round);
+	old = MemoryContextSwitchTo(pool->round);
+	if (pool->generation != elt_config_generation(MyDatabaseId))
+		load_tasks(pool);
+	foreach(lc, pool->tasks)
+	{
+		Task	   *task = lfirst(lc);
+		int64		tail = elt_log_tail(elt_pipeline_raw(task->pipeline));
+
+		if (tail != task->tail)
+			task->idle = false;
+		task->tail = tail;
+		work |= is_due(task, now);
+	}
+	MemoryContextSwitchTo(old);
+	elt_worker_commit();
+	return work;
+}
+
+static void
+load_tasks(Pool *pool)
+{
+	MemoryContext old;
+	List	   *pipelines;
+	ListCell   *lc;
+
+	/* read before the tables, so that a change in between is seen again */
+	pool->generation = elt_config_generation(MyDatabaseId);
+	pool->tasks = NIL;
+	MemoryContextReset(pool->config);
+	old = MemoryContextSwitchTo(pool->config);
+	pipelines = elt_catalog_pipelines();
+	foreach(lc, pipelines)
+	{
+		EltPipeline *pipeline = lfirst(lc);
+		Task	   *task;
+
+		if (pipeline->state == 'p')
+			continue;
+		task = palloc0(sizeof(Task));
+		task->pipeline = pipeline;
+		task->drained_to = -1;
+		if (pipeline->state == 'b')
+			task->due_at = pipeline->next_probe_at;
+		pool->tasks = lappend(pool->tasks, task);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* A blocked pipeline is probed even if its log has not grown. */
+static bool
+is_due(const Task *task, TimestampTz now)
+{
+	if (task->due_at != 0)
+		return task->due_at <= now;
+	return !task->idle && task->tail > task->drained_to;
+}
+
+/* Runs a batch; true where there may be another at once. */
+static bool
+run_task(Pool *pool, Task *task)
+{
+	EltBatchCounts counts = {0};
+	EltBatchEnd end;
+	MemoryContext old;
+	instr_time	start;
+	instr_time	duration;
+
+	clean_session(pool, task->pipeline->owner);
+	elt_registry_set_activity("applying", task->pipeline->name);
+	INSTR_TIME_SET_CURRENT(start);
+	MemoryContextReset(pool->round);
+	old = MemoryContextSwitchTo(pool->round);
+	end = elt_batch_run(task->pipeline, lanes_to_lease(task), 0, &counts, true);
+	MemoryContextSwitchTo(old);
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, start);
+	pg_atomic_fetch_add_u64(&elt_my_slot->changes, counts.read);
+	pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, INSTR_TIME_GET_MICROSEC(duration));
+
+	task->due_at = 0;
+	switch (end)
+	{
+		case ELT_BATCH_MORE:
+			task->retries = 0;
+			if (count_workers() > 1)
+				elt_registry_wake_transform(MyDatabaseId);
+			break;
+		case ELT_BATCH_DONE:
+			task->retries = 0;
+			task->idle = true;
+			if (counts.drained)
+				task->drained_to = counts.position;
+			break;
+		case ELT_BATCH_RETRY:
+			task->due_at = retry_time(task);
+			break;
+		case ELT_BATCH_BLOCKED:
+			/* the pipeline's row says when; it is read again, because it has changed */
+			break;
+	}
+
+	/* what a user left in the temporary schema must not meet another user */
+	{
+		Oid			temp_namespace;
+		Oid			temp_toast_namespace;
+
+		GetTempNamespaceState(&temp_namespace, &temp_toast_namespace);
+		if (OidIsValid(temp_namespace))
+			proc_exit(0);
+	}
+	return end == ELT_BATCH_MORE;
+}
+
+/* Drops what the code of another user may have left in this session. */
+static void
+clean_session(Pool *pool, Oid owner)
+{
+	if (owner == pool->last_owner)
+		return;
+	if (OidIsValid(pool->last_owner))
+	{
+		elt_worker_begin("cleaning the session");
+		PortalHashTableDeleteAll();
+		DropAllPreparedStatements();
+		Async_UnlistenAll();
+		LockReleaseAll(USER_LOCKMETHOD, true);
+		elt_worker_commit();
+	}
+	pool->last_owner = owner;
+}
+
+/* All lanes where one batch will do, else the fair share of a worker. */
+static int
+lanes_to_lease(const Task *task)
+{
+	int			lanes = task->pipeline->lanes;
+	int			workers = count_workers();
+
+	if (workers <= 1 || (task->drained_to >= 0 && task->tail - task->drained_to <= elt_batch_changes))
+		return lanes;
+	return (lanes + workers - 1) / workers;
+}
+
+/* How many transform workers this database has. */
+static int
+count_workers(void)
+{
+	int			workers = 0;
+
+	for (int i = 0; i < elt_registry_size(); i++)
+	{
+		EltWorkerSlot slot;
+
+		if (elt_registry_read(i, &slot) && slot.kind == ELT_WORKER_TRANSFORM &&
+			slot.dboid == MyDatabaseId && slot.proc != NULL)
+			workers++;
+	}
+	return workers;
+}
+
+/* Full jitter: anything up to 200 ms, doubling to 60 s. */
+static TimestampTz
+retry_time(Task *task)
+{
+	int			limit_ms = Min(MAX_RETRY_MS, MIN_RETRY_MS << Min(task->retries, 10));
+	int			delay_ms = 1 + (int) pg_prng_uint64_range(&pg_global_prng_state, 0, limit_ms - 1);
+
+	task->retries++;
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+}
+
+/* Until the next retry or probe, at most MAX_NAP_MS. */
+static long
+nap_ms(const Pool *pool)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		nap = MAX_NAP_MS;
+	ListCell   *lc;
+
+	foreach(lc, pool->tasks)
+	{
+		Task	   *task = lfirst(lc);
+
+		if (task->due_at != 0)
+			nap = Min(nap, Max(1, TimestampDifferenceMilliseconds(now, task->due_at)));
+	}
+	return nap;
+}

@@ -1,0 +1,212 @@
+/*
+ * target.c
+ *	  The table a pipeline writes to: what it must be, its key, its owner's
+ *	  rights.
+ *
+ * The checks run when a pipeline is made and again at every batch: what was
+ * granted may have been revoked since.  They look at catalogs only.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "transform/options.h"
+#include "transform/target.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
+
+static bool is_protected_schema(Oid schema);
+static void require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
+static bool index_is_key(Oid index_oid, Relation target, List *key);
+static int	index_position(Relation index, AttrNumber attnum);
+
+void
+elt_target_check(const EltPipeline *pipeline)
+{
+	EltPipelineOptions options;
+	char		kind;
+
+	elt_options_read(pipeline->options, pipeline->append, &options);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(pipeline->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of pipeline \"%s\" does not exist any more", pipeline->name),
+				 errdetail("Its role had OID %u.", pipeline->owner),
+				 errhint("Drop the pipeline and create it again.")));
+
+	kind = get_rel_relkind(pipeline->target);
+	if (kind == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of pipeline \"%s\" does not exist any more", pipeline->name),
+				 errdetail("The table had OID %u.", pipeline->target),
+				 errhint("Drop the pipeline and create it again for another target.")));
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", get_rel_name(pipeline->target)),
+				 errhint("The target of a pipeline is a table or a partitioned table.")));
+	if (is_protected_schema(get_rel_namespace(pipeline->target)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a table in schema \"%s\" cannot be a target",
+						get_namespace_name(get_rel_namespace(pipeline->target))),
+				 errhint("Create the target in a schema of your own.")));
+
+	if (!superuser_arg(pipeline->owner) &&
+		(!OidIsValid(pipeline->raw_root) ||
+		 pg_class_aclcheck(pipeline->raw_root, pipeline->owner, ACL_SELECT) != ACLCHECK_OK))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not read the changes of source \"%s\"",
+						GetUserNameFromId(pipeline->owner, false), pipeline->source),
+				 errhint("GRANT SELECT ON elt_raw.%s TO %s",
+						 quote_identifier(pipeline->source),
+						 quote_identifier(GetUserNameFromId(pipeline->owner, false)))));
+	require_right(pipeline, ACL_INSERT, "INSERT");
+	if (!pipeline->append)
+	{
+		require_right(pipeline, ACL_SELECT, "SELECT");
+		require_right(pipeline, ACL_UPDATE, "UPDATE");
+		if (options.apply_deletes)
+			require_right(pipeline, ACL_DELETE, "DELETE");
+	}
+	if (check_enable_rls(pipeline->target, pipeline->owner, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security of table \"%s\" binds role \"%s\"",
+						get_rel_name(pipeline->target), GetUserNameFromId(pipeline->owner, false)),
+				 errhint("Let a role that bypasses row-level security own the pipeline.")));
+}
+
+static bool
+is_protected_schema(Oid schema)
+{
+	char	   *name = get_namespace_name(schema);
+
+	return name == NULL || IsCatalogNamespace(schema) || IsToastNamespace(schema) ||
+		strcmp(name, "information_schema") == 0 || strcmp(name, "elt") == 0 || strcmp(name, "elt_raw") == 0;
+}
+
+static void
+require_right(const EltPipeline *pipeline, AclMode mode, const char *right)
+{
+	if (pg_class_aclcheck(pipeline->target, pipeline->owner, mode) != ACLCHECK_OK)
+	{
+		char	   *target = elt_target_name(pipeline);
+		const char *owner = quote_identifier(GetUserNameFromId(pipeline->owner, false));
+
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s has no %s right on target %s", owner, right, target),
+				 errhint("GRANT %s ON %s TO %s", right, target, owner)));
+	}
+}
+
+char *
+elt_target_name(const EltPipeline *pipeline)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->target)),
+									  get_rel_name(pipeline->target));
+}
+
+/* ---- key ---- */
+
+List *
+elt_target_primary_key(Relation target)
+{
+	List	   *key = NIL;
+	Oid			index_oid;
+	Relation	index;
+
+	(void) RelationGetIndexList(target);	/* sets rd_pkindex */
+	index_oid = target->rd_pkindex;
+	if (!OidIsValid(index_oid))
+		return NIL;
+	index = index_open(index_oid, AccessShareLock);
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		key = lappend(key, get_attname(RelationGetRelid(target), index->rd_index->indkey.values[i], false));
+	index_close(index, NoLock);
+	return key;
+}
+
+Oid
+elt_target_key_index(Relation target, List *key)
+{
+	Oid			found = InvalidOid;
+	List	   *indexes = RelationGetIndexList(target);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		if (index_is_key(lfirst_oid(lc), target, key))
+			found = lfirst_oid(lc);
+	}
+	list_free(indexes);
+	return found;
+}
+
+/* Unique at once for all rows, over exactly these columns. */
+static bool
+index_is_key(Oid index_oid, Relation target, List *key)
+{
+	Relation	index = index_open(index_oid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	bool		matches;
+	ListCell   *lc;
+
+	matches = form->indisunique && form->indimmediate && form->indisvalid &&
+		IndexRelationGetNumberOfKeyAttributes(index) == list_length(key) &&
+		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
+	foreach(lc, key)
+	{
+		if (index_position(index, get_attnum(RelationGetRelid(target), lfirst(lc))) < 0)
+			matches = false;
+	}
+	index_close(index, NoLock);
+	return matches;
+}
+
+static int
+index_position(Relation index, AttrNumber attnum)
+{
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+	{
+		if (attnum != InvalidAttrNumber && index->rd_index->indkey.values[i] == attnum)
+			return i;
+	}
+	return -1;
+}
+
+Oid
+elt_target_key_equality(Relation target, List *key, const char *column)
+{
+	Oid			index_oid = elt_target_key_index(target, key);
+	Oid			equality = InvalidOid;
+
+	if (OidIsValid(index_oid))
+	{
+		Relation	index = index_open(index_oid, AccessShareLock);
+		int			at = index_position(index, get_attnum(RelationGetRelid(target), column));
+
+		equality = get_opfamily_member(index->rd_opfamily[at], index->rd_opcintype[at],
+									   index->rd_opcintype[at], BTEqualStrategyNumber);
+		index_close(index, NoLock);
+	}
+	if (!OidIsValid(equality))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("table \"%s\" has no unique index over the pipeline's key", RelationGetRelationName(target)),
+				 errhint("Create one that is neither partial nor deferrable.")));
+	return equality;
+}

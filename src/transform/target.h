@@ -1,0 +1,26 @@
+/*
+ * target.h
+ *	  The table a pipeline writes to: what it must be, its key, its owner's rights.
+ */
+#ifndef ELT_TARGET_H
+#define ELT_TARGET_H
+
+#include "catalog.h"
+#include "utils/relcache.h"
+
+/* Raises what keeps the pipeline's owner from working on its target. */
+extern void elt_target_check(const EltPipeline *pipeline);
+
+/* schema.table, quoted */
+extern char *elt_target_name(const EltPipeline *pipeline);
+
+/* Names of the primary key's columns; NIL: there is none. */
+extern List *elt_target_primary_key(Relation target);
+
+/* A unique index that ON CONFLICT (key) can use; InvalidOid: there is none. */
+extern Oid	elt_target_key_index(Relation target, List *key);
+
+/* The equality operator of a key column in that index. */
+extern Oid	elt_target_key_equality(Relation target, List *key, const char *column);
+
+#endif							/* ELT_TARGET_H */
