@@ -8,7 +8,9 @@
  *
  * The session is pinned by connection options, so that values have the same
  * text whatever the server, the database or the role sets.  Every wait is on
- * the latch and the socket, so SIGTERM is served at once.
+ * the latch and the socket, so SIGTERM is served at once.  Making a slot may
+ * take as long as the source's longest transaction: it is given up when the
+ * worker is asked to leave.
  *
  * An error of the other side is raised here with its SQLSTATE.  A connection
  * that an error leaves open is closed by elt_stream_close or at exit of the
@@ -19,6 +21,7 @@
 #include "capture/stream.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
+#include "control/registry.h"
 #include "guc.h"
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
@@ -41,6 +44,7 @@ struct EltStream
 	PGconn	   *connection;
 	char	   *buffer;			/* of libpq: last message or line */
 	bool		local;
+	bool		making_slot;
 };
 
 /* What a source's connection string may hold. */
@@ -61,6 +65,7 @@ static const char pinned_session[] =
 static const char *first_socket_directory(void);
 static void poll_until_connected(EltStream *stream, TimestampTz deadline);
 static void wait_for_socket(EltStream *stream, int events, long timeout_ms);
+static void cancel_command(EltStream *stream);
 static PGresult *next_result(EltStream *stream);
 static void report(EltStream *stream, PGresult *result, const char *what) pg_attribute_noreturn();
 
@@ -299,6 +304,17 @@ elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected
 	return last;
 }
 
+PGresult *
+elt_stream_make_slot(EltStream *stream, const char *command)
+{
+	PGresult   *result;
+
+	stream->making_slot = true;
+	result = elt_stream_query(stream, command, PGRES_TUPLES_OK);
+	stream->making_slot = false;
+	return result;
+}
+
 /* Waits for the next result of a command; NULL when it is complete. */
 static PGresult *
 next_result(EltStream *stream)
@@ -456,7 +472,29 @@ wait_for_socket(EltStream *stream, int events, long timeout_ms)
 								 PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
 	if (happened & WL_LATCH_SET)
 		ResetLatch(MyLatch);
+	if (stream->making_slot && (ProcDiePending || elt_registry_stop_requested()))
+	{
+		cancel_command(stream);
+		if (!ProcDiePending)
+			elt_registry_finish();
+	}
 	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * cancel_command
+ *		A server that waits for transactions does not see that the connection
+ *		is gone, and would keep the half-made slot until they end.
+ */
+static void
+cancel_command(EltStream *stream)
+{
+	PGcancel   *cancel = PQgetCancel(stream->connection);
+	char		error[256];
+
+	if (cancel != NULL)
+		(void) PQcancel(cancel, error, sizeof(error));
+	PQfreeCancel(cancel);
 }
 
 static void

@@ -38,6 +38,12 @@ extern void elt_stream_check_server(EltStream *stream);
 /* Runs a command, whose result must be of the given status. */
 extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
 
+/*
+ * Runs a command that makes a slot, and so waits for all transactions that
+ * run at the source; a worker that is asked to leave meanwhile leaves.
+ */
+extern PGresult *elt_stream_make_slot(EltStream *stream, const char *command);
+
 /* A value quoted as an SQL literal or identifier, palloc'd. */
 extern char *elt_stream_literal(const char *value);
 

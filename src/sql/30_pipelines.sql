@@ -44,3 +44,9 @@ CREATE FUNCTION elt.pipeline_backlog(name text,
 	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_pipeline_backlog';
 COMMENT ON FUNCTION elt.pipeline_backlog(text) IS
 	'what waits in raw staging for a pipeline: counted where it is up to 2 MB, else estimated; eta by the workers'' rate so far';
+
+/* Part of the statement that applies a batch, which runs as the pipeline's owner: it goes first, and is always true. */
+CREATE FUNCTION elt.note_change(change_id bigint) RETURNS boolean
+	LANGUAGE c STABLE STRICT COST 0.0001 AS 'MODULE_PATHNAME', 'elt_note_change';
+COMMENT ON FUNCTION elt.note_change(bigint) IS
+	'internal: remembers which change is at work, so that an error finds its change; always true';

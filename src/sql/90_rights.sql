@@ -17,6 +17,9 @@ GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
 
+/* Every pipeline's owner runs this one. */
+GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
+
 /* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
 
 SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');

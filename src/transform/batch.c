@@ -14,10 +14,12 @@
  * right before it.  Nobody waits for a lane, so there is no deadlock.
  *
  * Errors: the window is applied in chunks, each a subtransaction, at first
- * the whole of it.  A chunk that fails is halved; one of at most SINGLES
- * changes is applied change by change, and what fails then is quarantined.
- * Chunks grow again with each success.  What an SQLSTATE means is in
- * elt.error_classes:
+ * the whole of it.  Where one fails, the change that was read last is the
+ * suspect: what is before it is applied, then the suspect alone, and if that
+ * fails it is quarantined.  Where suspecting does not help (a plan that reads
+ * all before it writes, an error at the statement's end) the chunk is halved;
+ * one of at most SINGLES changes is applied change by change.  Chunks grow
+ * again with each success.  What an SQLSTATE means is in elt.error_classes:
  *
  *	transient			the batch is rolled back and run again
  *	data, dependency	quarantined
@@ -53,6 +55,8 @@
 #include "utils/timestamp.h"
 
 #define SINGLES				32
+#define MIN_CHUNK			16
+#define MAX_SUSPECTS		3		/* in a row that did not help */
 #define MAX_SUBTRANSACTIONS	60
 
 typedef enum ChangeKind
@@ -91,10 +95,24 @@ typedef struct Batch
 	int			nrows;
 	bool		in_order;
 
+	/* what the last failure means */
+	int			sqlerrcode;
+	char	   *class;
+
 	/* why the batch cannot go on */
 	ErrorData  *error;
 	char	   *error_class;	/* "transient" or "systemic" */
 } Batch;
+
+/*
+ * After a batch that had to settle early, the next windows of its pipeline
+ * are not longer than what it settled, and double with each success.
+ */
+static struct
+{
+	int64		pipeline_id;
+	int			max_changes;
+}			careful = {0, 0};
 
 static EltBatchEnd run(Batch *batch, int max_lanes, int64 max_changes);
 static EltBatchEnd run_leased(Batch *batch, int64 max_changes);
@@ -103,7 +121,8 @@ static void group_lanes(Batch *batch);
 static void read_window(Batch *batch, int64 max_changes);
 static EltBatchEnd pass_barrier(Batch *batch);
 static bool apply_window(Batch *batch);
-static bool apply_chunk(Batch *batch, int start, int n, bool *halve);
+static bool apply_chunk(Batch *batch, int start, int n, bool *failed);
+static int	find_suspect(Batch *batch, int n);
 static bool apply_singles(Batch *batch, int start, int n);
 static int	select_rows(Batch *batch, int start, int n, EltLogRow **out, bool *in_order);
 static bool is_ignored(const Batch *batch, const EltLogRow *row);
@@ -112,7 +131,7 @@ static void park(Batch *batch, EltLogRow **rows, int nrows);
 static void supersede(Batch *batch, EltLogRow **rows, int nrows);
 static bool quarantine(Batch *batch, List *failures);
 static ChangeKind kind_of(const Batch *batch, const EltLogRow *row);
-static bool stops(Batch *batch, ErrorData *error, char **class);
+static bool stops(Batch *batch, ErrorData *error);
 static EltBatchEnd give_up(Batch *batch);
 static void settle(Batch *batch);
 static void note_latency(Batch *batch);
@@ -264,6 +283,9 @@ read_window(Batch *batch, int64 max_changes)
 	EltLogRequest request = {0};
 	int			configured = batch->options.batch_changes ? batch->options.batch_changes : elt_batch_changes;
 
+	if (careful.pipeline_id == batch->pipeline->pipeline_id &&
+		(max_changes == 0 || max_changes > careful.max_changes))
+		max_changes = careful.max_changes;
 	for (int i = 0; i < batch->ngroup; i++)
 		wanted[batch->lanes[i]] = true;
 	request.raw = batch->status.raw;
@@ -311,11 +333,10 @@ pass_barrier(Batch *batch)
 	if (batch->options.apply_truncate)
 	{
 		ErrorData  *error = try(batch, try_truncate);
-		char	   *class;
 
 		if (error != NULL)
 		{
-			if (!stops(batch, error, &class))
+			if (!stops(batch, error))
 			{
 				batch->error = error;
 				batch->error_class = "systemic";
@@ -343,27 +364,46 @@ static bool
 apply_window(Batch *batch)
 {
 	EltLogWindow *window = batch->window;
-	int			chunk = window->nrows;
+	int			chunk = Max(window->nrows, 1);
+	int			suspect = -1;	/* the row that is likely to blame */
+	int			nsuspects = 0;
+	int			last_failure = 0;	/* row behind the last one to blame */
 
 	batch->blocked = elt_blocked_keys_create();
 	if (batch->status.unresolved && batch->pipeline->ordering != 'u' && window->nrows > 0)
 		elt_blocked_keys_load(batch->blocked, batch->pipeline->pipeline_id, window->rows, window->nrows);
 
-	while (batch->settled < window->nrows)
+	while (batch->settled < window->nrows && batch->subtransactions < MAX_SUBTRANSACTIONS)
 	{
-		int			n = Min(chunk, window->nrows - batch->settled);
-		bool		halve;
+		int			end = suspect >= 0 ? suspect : window->nrows;
+		int			n = Min(chunk, end - batch->settled);
+		bool		failed;
 
-		if (batch->subtransactions >= MAX_SUBTRANSACTIONS)
-			break;
-		if (!apply_chunk(batch, batch->settled, n, &halve))
+		if (n == 0)
+		{
+			/* all before the suspect is settled: alone it shows whether it was to blame */
+			if (!apply_singles(batch, suspect, 1))
+				return false;
+			batch->settled++;
+			chunk = Max(MIN_CHUNK, 2 * (batch->settled - last_failure));
+			last_failure = batch->settled;
+			suspect = -1;
+			nsuspects = 0;
+			continue;
+		}
+		if (!apply_chunk(batch, batch->settled, n, &failed))
 			return false;
-		if (!halve)
+		if (!failed)
 		{
 			batch->settled += n;
-			chunk = Min(2 * (int64) Max(chunk, 1), window->nrows);
+			chunk = Min(2 * (int64) chunk, window->nrows);
+			continue;
 		}
-		else if (n > SINGLES)
+		suspect = find_suspect(batch, n);
+		if (suspect >= 0 && nsuspects++ < MAX_SUSPECTS)
+			continue;
+		suspect = -1;
+		if (n > SINGLES)
 			chunk = Max(SINGLES, n / 2);
 		else
 		{
@@ -373,13 +413,23 @@ apply_window(Batch *batch)
 				return false;
 			batch->settled += n;
 			chunk = 2 * SINGLES;
+			last_failure = batch->settled;
+			nsuspects = 0;
 		}
 	}
 
 	batch->counts.read = batch->settled;
+	if (careful.pipeline_id == batch->pipeline->pipeline_id)
+	{
+		careful.max_changes *= 2;
+		if (careful.max_changes >= elt_batch_changes)
+			careful.pipeline_id = 0;
+	}
 	if (batch->settled < window->nrows)
 	{
 		/* the rest is for the next batch */
+		careful.pipeline_id = batch->pipeline->pipeline_id;
+		careful.max_changes = batch->settled;
 		window->position = batch->settled > 0 ? window->rows[batch->settled - 1]->change_id : batch->positions[0];
 		window->settled_lsn = InvalidXLogRecPtr;
 		window->barrier = NULL;
@@ -389,9 +439,9 @@ apply_window(Batch *batch)
 	return true;
 }
 
-/* Applies a part of the window at once; *halve: it must be tried in smaller parts. */
+/* Applies a part of the window at once; *failed: it must be tried in smaller parts. */
 static bool
-apply_chunk(Batch *batch, int start, int n, bool *halve)
+apply_chunk(Batch *batch, int start, int n, bool *failed)
 {
 	EltLogRow **selected = palloc(n * sizeof(EltLogRow *));
 	EltLogRow **parked = palloc(n * sizeof(EltLogRow *));
@@ -399,9 +449,8 @@ apply_chunk(Batch *batch, int start, int n, bool *halve)
 	int			nselected = select_rows(batch, start, n, selected, &in_order);
 	int			nparked = 0;
 	ErrorData  *error = NULL;
-	char	   *class;
 
-	*halve = false;
+	*failed = false;
 	for (int i = start; i < start + n; i++)
 	{
 		if (!is_ignored(batch, batch->window->rows[i]) && is_parked(batch, batch->window->rows[i]))
@@ -415,8 +464,8 @@ apply_chunk(Batch *batch, int start, int n, bool *halve)
 		error = try(batch, try_apply);
 	if (error != NULL)
 	{
-		*halve = true;
-		return !stops(batch, error, &class);
+		*failed = true;
+		return !stops(batch, error);
 	}
 
 	for (int i = 0; i < nselected; i++)
@@ -425,6 +474,32 @@ apply_chunk(Batch *batch, int start, int n, bool *halve)
 	supersede(batch, selected, nselected);
 	pfree(parked);
 	return true;
+}
+
+/*
+ * The change that was at work when the first n unsettled rows failed; -1 where
+ * that is not known, or is of no use: whether a systemic code is data after
+ * all takes neighbours.
+ */
+static int
+find_suspect(Batch *batch, int n)
+{
+	int64		change_id = elt_runner_last_change();
+	int			low = batch->settled;
+	int			high = batch->settled + n - 1;
+
+	if (strcmp(batch->class, "systemic") == 0)
+		return -1;
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (batch->window->rows[middle]->change_id < change_id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return batch->window->rows[low]->change_id == change_id ? low : -1;
 }
 
 /* Applies a part of the window change by change, and quarantines what fails. */
@@ -437,7 +512,6 @@ apply_singles(Batch *batch, int start, int n)
 	{
 		EltLogRow  *row = batch->window->rows[i];
 		ErrorData  *error;
-		char	   *class;
 
 		if (is_ignored(batch, row))
 			continue;
@@ -459,12 +533,12 @@ apply_singles(Batch *batch, int start, int n)
 		{
 			Failure    *failure;
 
-			if (stops(batch, error, &class))
+			if (stops(batch, error))
 				return false;
 			failure = palloc(sizeof(Failure));
 			failure->row = row;
 			failure->error = error;
-			failure->class = class;
+			failure->class = batch->class;
 			failures = lappend(failures, failure);
 			elt_blocked_keys_add(batch->blocked, row);
 			if (batch->pipeline->ordering == 'p' && !quarantine(batch, list_make1(failure)))
@@ -581,23 +655,22 @@ kind_of(const Batch *batch, const EltLogRow *row)
 
 /* ---- errors ---- */
 
-/*
- * True where the error is for the whole batch; else *class says what it means
- * for a change.
- */
+/* True where the error is for the whole batch; else batch->class says what it means for a change. */
 static bool
-stops(Batch *batch, ErrorData *error, char **class)
+stops(Batch *batch, ErrorData *error)
 {
 	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
 
-	*class = elt_error_class(error->sqlerrcode);
-	if (strcmp(*class, "transient") == 0 ||
-		(strcmp(*class, "systemic") == 0 &&
+	if (batch->class == NULL || batch->sqlerrcode != error->sqlerrcode)
+		batch->class = elt_error_class(error->sqlerrcode);
+	batch->sqlerrcode = error->sqlerrcode;
+	if (strcmp(batch->class, "transient") == 0 ||
+		(strcmp(batch->class, "systemic") == 0 &&
 		 (category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_SYSTEM_ERROR ||
 		  error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION)))
 	{
 		batch->error = error;
-		batch->error_class = *class;
+		batch->error_class = batch->class;
 		return true;
 	}
 	return false;
@@ -739,12 +812,20 @@ settle(Batch *batch)
 		elt_pipeline_set_running(batch->pipeline->pipeline_id);
 }
 
-/* After the commit: how long each change took from its commit at the source. */
+/*
+ * After the commit: how long each change took from its commit at the source.
+ * Copied rows were committed long before they were captured.
+ */
 static void
 note_latency(Batch *batch)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; batch->window != NULL && i < batch->settled; i++)
-		elt_stats_latency(batch->pipeline->pipeline_id, Max(now - batch->window->rows[i]->commit_ts, 0));
+	{
+		EltLogRow  *row = batch->window->rows[i];
+
+		if (row->op != ELT_OP_SNAPSHOT)
+			elt_stats_latency(batch->pipeline->pipeline_id, Max(now - row->commit_ts, 0));
+	}
 }

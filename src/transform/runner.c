@@ -30,6 +30,7 @@
 #include "compat.h"
 #include "control/registry.h"
 #include "control/worker.h"
+#include "elt.h"
 #include "executor/spi.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -49,7 +50,9 @@
 #include "utils/tuplestore.h"
 
 #define BATCH_NAME		"elt_batch"
-#define CHANGES			"WITH changes AS (SELECT b.*, COALESCE(b.after, b.before, b.key) AS record FROM " BATCH_NAME " AS b) "
+#define CHANGES \
+	"WITH changes AS (SELECT b.*, COALESCE(b.after, b.before, b.key) AS record FROM " BATCH_NAME " AS b " \
+	"WHERE elt.note_change(b.change_id)) "
 #define SIZE_CLASSES	5		/* of a batch: below 8, 64, 512, 4096 changes, more */
 #define MAX_CASTS		10		/* columns that are cheaper to fetch one by one */
 
@@ -101,6 +104,9 @@ typedef struct Scope
 } Scope;
 
 static HTAB *runners = NULL;
+static int64 last_change = -1;	/* that elt_batch gave to a statement */
+
+PG_FUNCTION_INFO_V1(elt_note_change);
 
 static void enter_owner(const EltPipeline *pipeline, Scope *scope);
 static void leave_owner(const Scope *scope);
@@ -204,6 +210,7 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 	int64		written = 0;
 	int			start = 0;
 
+	last_change = -1;
 	enter_owner(pipeline, &scope);
 	runner = find_runner(pipeline);
 	if (!in_order)
@@ -219,6 +226,24 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 	}
 	leave_owner(&scope);
 	return written;
+}
+
+/*
+ * elt_note_change
+ *		Notes the change that a statement reads: when it fails, that is the
+ *		one at work, unless the plan read ahead.
+ */
+Datum
+elt_note_change(PG_FUNCTION_ARGS)
+{
+	last_change = PG_GETARG_INT64(0);
+	PG_RETURN_BOOL(true);
+}
+
+int64
+elt_runner_last_change(void)
+{
+	return last_change;
 }
 
 void
@@ -351,7 +376,7 @@ register_batch(TupleDesc desc, EltLogRow **rows, int nrows)
 	enr->md.reliddesc = InvalidOid;
 	enr->md.tupdesc = desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = nrows;
+	enr->md.enrtuples = 3.0 * nrows;	/* the planner takes note_change() for a filter */
 	enr->reldata = store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed");

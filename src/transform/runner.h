@@ -24,6 +24,10 @@ extern Query *elt_runner_validate(const EltPipeline *pipeline, List *columns);
  */
 extern int64 elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc,
 							  EltLogRow **rows, int nrows, bool in_order);
+
+/* The change that the last statement was at when it failed, as far as can be told; -1: unknown. */
+extern int64 elt_runner_last_change(void);
+
 extern void elt_runner_truncate(const EltPipeline *pipeline);
 
 /* "transform" or "apply", as can be told from the error. */

@@ -161,7 +161,7 @@ sub oracle_lines
 			}
 			@transaction = ();
 		}
-		elsif ($data =~ /^table (public\.\S+):/)
+		elsif ($data =~ /^table (public\.(?:"(?:[^"]|"")*"|[^\s":]+)):/)
 		{
 			push @transaction, [ $1, "$lsn $xid $data" ];
 		}

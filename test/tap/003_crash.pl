@@ -1,0 +1,142 @@
+# Exactly once under fire: while pgbench writes, a random process of elt, or a
+# walsender that serves it, is killed hard again and again, which takes the
+# server through a crash restart, and the server is stopped at once and started
+# in between.  Afterwards each committed change must be in raw staging exactly
+# once and every target must equal its source.
+#
+#	ELT_CRASH_SECONDS	how long to kill, at least (default 12); longer until there
+#						was a kill every 3 seconds on the average
+#	ELT_CRASH_RESTARTS	immediate stops in between (default 2)
+#	ELT_CRASH_SYNC		the application's synchronous_commit (default: on and off by turns)
+#	ELT_CRASH_SEED		repeats the choice of victims
+use strict;
+use warnings;
+
+use EltTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $seconds = $ENV{ELT_CRASH_SECONDS} || 12;
+my $restarts = $ENV{ELT_CRASH_RESTARTS} || 2;
+my $seed = $ENV{ELT_CRASH_SEED} || int(rand(1_000_000));
+my %killed;
+my $kills = 0;
+my $immediate = 0;
+my $load;
+my $loads = 0;
+
+srand($seed);
+note("ELT_CRASH_SEED=$seed");
+
+my $node = elt_node('bank', 'fsync = on', 'elt.max_workers = 3');
+
+$node->safe_psql('postgres', 'CREATE EXTENSION elt');
+pgbench_init($node);
+oracle_create($node);
+$node->safe_psql('postgres', <<'EOS');
+CREATE SCHEMA dw;
+CREATE TABLE dw.accounts (LIKE pgbench_accounts INCLUDING ALL);
+CREATE TABLE dw.branches (LIKE pgbench_branches INCLUDING ALL);
+CREATE TABLE dw.tellers (LIKE pgbench_tellers INCLUDING ALL);
+CREATE TABLE dw.history (LIKE pgbench_history INCLUDING ALL);
+SELECT elt.create_source('bank', tables => ARRAY['public.pgbench_accounts', 'public.pgbench_branches',
+	'public.pgbench_tellers', 'public.pgbench_history']);
+SELECT elt.create_pipeline(t, 'bank', 'public.pgbench_' || t, ('dw.' || t)::regclass,
+	mode => CASE t WHEN 'history' THEN 'append' ELSE 'upsert' END)
+FROM unnest(ARRAY['accounts', 'branches', 'tellers', 'history']) t;
+EOS
+poll_ok($node, "SELECT count(*) = 4 FROM elt.source_tables WHERE state = 'ready'", 'the tables are copied');
+
+start_load();
+my $begin = time();
+my $next_stop = $seconds / ($restarts + 1);
+while (time() < $begin + $seconds || ($kills < $seconds / 3 && time() < $begin + 5 * $seconds))
+{
+	usleep(100_000 + rand(900_000));
+	if (time() > $begin + $next_stop && $immediate < $restarts)
+	{
+		$node->stop('immediate');
+		pgbench_finish($load);
+		$node->start;
+		$immediate++;
+		$next_stop += $seconds / ($restarts + 1);
+	}
+	else
+	{
+		kill_one() or next;
+		pgbench_finish($load);
+		poll_perl(60, \&accepts) or die 'the server did not come back';
+	}
+	start_load();
+}
+usleep(500_000);
+pgbench_stop();
+
+cmp_ok($kills, '>=', $seconds / 3, "killed $kills processes: " . join(', ', map { "$killed{$_} $_" } sort keys %killed));
+is($immediate, $restarts, "$immediate immediate stops, $loads runs of pgbench");
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM pgbench_history'), '>', 100 * $loads, 'the load was real');
+
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('bank', timeout => '90 s')"), 't', 'all is staged');
+foreach my $table (qw(accounts branches tellers history))
+{
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('$table', timeout => '90 s')"), 't', "$table is settled");
+}
+sums_hold($node, $node, 'bank');
+same_as_oracle($node, $node, 'bank', 'after all crashes');
+foreach my $table (qw(accounts branches tellers history))
+{
+	same_as_source($node, $node, 'bank', "pgbench_$table");
+	same_as_target($node, $node, "pgbench_$table", "dw.$table");
+}
+is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', 'no crash put a change into quarantine');
+
+$node->safe_psql('postgres', "SELECT elt.drop_pipeline(t) FROM unnest(ARRAY['accounts', 'branches', 'tellers', 'history']) t");
+$node->safe_psql('postgres', "SELECT elt.drop_source('bank')");
+nothing_left($node);
+$node->stop;
+done_testing();
+
+sub start_load
+{
+	my $sync = $ENV{ELT_CRASH_SYNC} || ($loads % 2 ? 'off' : 'on');
+
+	local $ENV{PGOPTIONS} = "-c synchronous_commit=$sync";
+	$load = pgbench_start($node, '-T', $seconds + 60, '-R', '1500');
+	$loads++;
+}
+
+sub pgbench_stop
+{
+	$load->{handle}->signal('INT');
+	pgbench_finish($load);
+	# its sessions end when they notice
+	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'");
+}
+
+# Kills one process; returns whether it found one.
+sub kill_one
+{
+	my @kinds = sort { rand() <=> 0.5 } qw(capture capture walsender transform transform supervisor launcher);
+
+	foreach my $kind (@kinds)
+	{
+		my @pids = workers($node, $kind);
+		next unless @pids;
+		next unless kill('KILL', $pids[ rand(@pids) ]);
+		$killed{$kind}++;
+		$kills++;
+		return 1;
+	}
+	return 0;
+}
+
+# A connection after the crash restart: the postmaster may still have to notice.
+sub accepts
+{
+	my ($out, $err);
+
+	usleep(50_000);
+	return $node->psql('postgres', 'SELECT 1', stdout => \$out, stderr => \$err, timeout => 10) == 0;
+}
