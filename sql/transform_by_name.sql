@@ -16,6 +16,7 @@ CREATE TABLE tn_small (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v varcha
 CREATE TABLE tn_small_target (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n numeric(5, 1), v varchar(3));
 
 SELECT elt.create_source('tn', ARRAY['tn_t', 'tn_small']) > 0 AS created;
+SELECT elt.wait_for_source('tn');
 SELECT elt.create_pipeline('tn_all', 'tn', 'tn_t', 'tn_target') > 0 AS created;
 SELECT elt.create_pipeline('tn_small', 'tn', 'public.tn_small', 'tn_small_target') > 0 AS created;
 

@@ -7,6 +7,7 @@ CREATE TABLE to_supersede (LIKE to_strict INCLUDING ALL);
 CREATE TABLE to_unordered (LIKE to_strict INCLUDING ALL);
 CREATE TABLE to_append (LIKE to_strict INCLUDING CONSTRAINTS);
 SELECT elt.create_source('to', ARRAY['to_t']) > 0 AS created;
+SELECT elt.wait_for_source('to');
 SELECT elt.create_pipeline('to_strict', 'to', 'to_t', 'to_strict') > 0 AS created;
 SELECT elt.create_pipeline('to_supersede', 'to', 'to_t', 'to_supersede', ordering => 'supersede') > 0 AS created;
 SELECT elt.create_pipeline('to_unordered', 'to', 'to_t', 'to_unordered', ordering => 'unordered') > 0 AS created;

@@ -7,6 +7,7 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA elt TO tw_joe;
 CREATE TABLE tw_t (id int PRIMARY KEY, v text);
 CREATE TABLE tw_secret (v text);
 SELECT elt.create_source('tw', ARRAY['tw_t']) > 0 AS created;
+SELECT elt.wait_for_source('tw');
 GRANT SELECT ON elt_raw.tw TO tw_joe;
 SET ROLE tw_joe;
 SET search_path = tw, pg_catalog;

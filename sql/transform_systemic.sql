@@ -17,6 +17,7 @@ GRANT CREATE ON SCHEMA public TO ty_joe;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA elt TO ty_joe;
 CREATE TABLE ty_t (id int PRIMARY KEY, v text);
 SELECT elt.create_source('ty', ARRAY['ty_t']) > 0 AS created;
+SELECT elt.wait_for_source('ty');
 GRANT SELECT ON elt_raw.ty TO ty_joe;
 SET ROLE ty_joe;
 CREATE TABLE ty_target (id int PRIMARY KEY, v text);
@@ -67,11 +68,10 @@ INSERT INTO ty_t SELECT g, CASE g WHEN 250 THEN 'internal' ELSE 'd' END FROM gen
 SELECT elt.wait_for('ty');
 SELECT count(*) FROM ty_target;
 SELECT key, error_class, sqlstate, message, step FROM elt.quarantine;
--- alone it is held, until something passes beside it
+-- alone, settled changes tell
 INSERT INTO ty_t VALUES (301, 'internal');
-SELECT ty_wait('ty', 'blocked');
+SELECT elt.wait_for('ty');
 INSERT INTO ty_t VALUES (302, 'e');
-SELECT ty_wait('ty', 'running');
 SELECT elt.wait_for('ty');
 SELECT id FROM ty_target WHERE id > 300;
 SELECT key, sqlstate FROM elt.quarantine ORDER BY change_id;

@@ -40,7 +40,6 @@
 #include "capture/stream.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
@@ -145,7 +144,7 @@ read_source(void)
 	capture.generation = elt_config_generation(MyDatabaseId);
 	elt_worker_begin("reading the configuration");
 	MemoryContextSwitchTo(capture.round_context);
-	extension = OidIsValid(get_extension_oid("elt", true));
+	extension = elt_worker_holds_extension();
 	if (extension)
 	{
 		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "elt source", ALLOCSET_SMALL_SIZES);
@@ -251,7 +250,8 @@ make_slot(void)
 	PQclear(result);
 	result = elt_stream_query(capture.stream,
 							  psprintf("SELECT pg_catalog.format('%%I.%%I', schemaname, tablename) "
-									   "FROM pg_catalog.pg_publication_tables WHERE pubname = %s", publication),
+									   "FROM pg_catalog.pg_publication_tables WHERE pubname = %s "
+									   "AND schemaname NOT IN ('elt', 'elt_raw')", publication),
 							  PGRES_TUPLES_OK);
 
 	elt_worker_begin("recording the slot");

@@ -135,7 +135,7 @@ void
 elt_cleaner_main(Datum main_arg)
 {
 	ListCell   *cell;
-	List	   *dropped;
+	List	   *dropped = NIL;
 	MemoryContext context;
 
 	elt_worker_start(main_arg, ELT_WORKER_CLEANER, "elt cleaner");
@@ -144,7 +144,8 @@ elt_cleaner_main(Datum main_arg)
 
 	elt_worker_begin("reading the configuration");
 	MemoryContextSwitchTo(context);
-	dropped = elt_catalog_dropped_sources();
+	if (elt_worker_holds_extension())
+		dropped = elt_catalog_dropped_sources();
 	elt_worker_commit();
 	MemoryContextSwitchTo(context);
 
@@ -157,7 +158,8 @@ elt_cleaner_main(Datum main_arg)
 		elt_slot_remove(source->source_id, source->conninfo, source->slot_name, true);
 
 		elt_worker_begin("forgetting a source");
-		elt_catalog_forget_dropped(source->source_id);
+		if (elt_worker_holds_extension())
+			elt_catalog_forget_dropped(source->source_id);
 		elt_config_changed();
 		elt_worker_commit();
 	}

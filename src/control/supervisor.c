@@ -25,7 +25,6 @@
 #include "capture/slot.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
@@ -65,9 +64,8 @@ typedef struct Child
 static Wanted wanted;
 static HTAB *children;
 
-static bool extension_exists(void);
 static bool wanted_is_stale(void);
-static void read_wanted(void);
+static bool read_wanted(void);
 static void one_round(void);
 static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
 static void stop_strangers(void);
@@ -90,26 +88,14 @@ elt_supervisor_main(Datum main_arg)
 	{
 		if (wanted_is_stale())
 		{
-			if (!extension_exists())
+			if (!read_wanted())
 			{
 				clean_up_after_drop();
 				elt_registry_finish();
 			}
-			read_wanted();
 		}
 		one_round();
 	} while (elt_worker_nap(NAP_MS));
-}
-
-static bool
-extension_exists(void)
-{
-	bool		exists;
-
-	elt_worker_begin("looking for the extension");
-	exists = OidIsValid(get_extension_oid("elt", true));
-	elt_worker_commit();
-	return exists;
 }
 
 /* ---- what is wanted ---- */
@@ -122,23 +108,30 @@ wanted_is_stale(void)
 		TimestampDifferenceExceeds(wanted.read_at, GetCurrentTimestamp(), REREAD_MS);
 }
 
-static void
+/* False where the extension is gone: then what was read last stays. */
+static bool
 read_wanted(void)
 {
 	uint64		generation = elt_config_generation(MyDatabaseId);
-	MemoryContext old;
+	bool		exists;
 
 	elt_worker_begin("reading the configuration");
-	MemoryContextReset(wanted.context);
-	old = MemoryContextSwitchTo(wanted.context);
-	wanted.sources = elt_catalog_sources();
-	wanted.dropped = elt_catalog_dropped_sources();
-	wanted.pipelines = elt_catalog_active_pipelines();
-	MemoryContextSwitchTo(old);
-	elt_worker_commit();
+	exists = elt_worker_holds_extension();
+	if (exists)
+	{
+		MemoryContext old;
 
-	wanted.generation = generation;
-	wanted.read_at = GetCurrentTimestamp();
+		MemoryContextReset(wanted.context);
+		old = MemoryContextSwitchTo(wanted.context);
+		wanted.sources = elt_catalog_sources();
+		wanted.dropped = elt_catalog_dropped_sources();
+		wanted.pipelines = elt_catalog_active_pipelines();
+		MemoryContextSwitchTo(old);
+		wanted.generation = generation;
+		wanted.read_at = GetCurrentTimestamp();
+	}
+	elt_worker_commit();
+	return exists;
 }
 
 /*

@@ -26,6 +26,12 @@ extern void elt_worker_begin(const char *activity);
 extern void elt_worker_commit(void);
 
 /*
+ * Whether the extension is there; it cannot be dropped before the end of the
+ * transaction then.
+ */
+extern bool elt_worker_holds_extension(void);
+
+/*
  * elt's own writes carry an origin that the output plugin filters, so that
  * they never come back through a local source.  Returns the previous origin.
  */

@@ -25,7 +25,9 @@
  *	data, dependency	quarantined
  *	systemic			classes 53 and 58 and 25006: the batch is rolled back
  *						and the pipeline blocked; other codes are data where
- *						changes of the same kind, written or deleted, pass
+ *						changes of the same kind, written or deleted, pass:
+ *						others of the batch, else settled ones, applied once
+ *						more and rolled back
  *
  * A batch never leaves more than MAX_SUBTRANSACTIONS subtransactions that
  * wrote: it settles what it has done before it gets there.
@@ -56,7 +58,9 @@
 
 #define SINGLES				32
 #define MIN_CHUNK			16
-#define MAX_SUSPECTS		3		/* in a row that did not help */
+#define MAX_SUSPECTS		3	/* in a row that did not help */
+#define NEIGHBOURHOOD		256 /* change_ids to look for neighbours in */
+#define MAX_TRIALS			8
 #define MAX_SUBTRANSACTIONS	60
 
 typedef enum ChangeKind
@@ -83,7 +87,8 @@ typedef struct Batch
 	int			lanes[ELT_MAX_LANES];	/* leased, those furthest behind first */
 	int64		positions[ELT_MAX_LANES];
 	int			nlanes;
-	int			ngroup;			/* the first of them, which stand at the same position */
+	int			ngroup;			/* the first of them, which stand at the same
+								 * position */
 	EltLogWindow *window;
 	int			settled;		/* rows of the window that are done with */
 	EltBlockedKeys *blocked;
@@ -94,6 +99,7 @@ typedef struct Batch
 	EltLogRow **rows;
 	int			nrows;
 	bool		in_order;
+	bool		trial_passed;
 
 	/* what the last failure means */
 	int			sqlerrcode;
@@ -130,6 +136,7 @@ static bool is_parked(const Batch *batch, const EltLogRow *row);
 static void park(Batch *batch, EltLogRow **rows, int nrows);
 static void supersede(Batch *batch, EltLogRow **rows, int nrows);
 static bool quarantine(Batch *batch, List *failures);
+static bool neighbours_pass(Batch *batch, EltLogRow *row);
 static ChangeKind kind_of(const Batch *batch, const EltLogRow *row);
 static bool stops(Batch *batch, ErrorData *error);
 static EltBatchEnd give_up(Batch *batch);
@@ -138,6 +145,7 @@ static void note_latency(Batch *batch);
 static ErrorData *try(Batch *batch, void (*work) (Batch *batch));
 static void try_check(Batch *batch);
 static void try_apply(Batch *batch);
+static void try_trial(Batch *batch) pg_attribute_noreturn();
 static void try_truncate(Batch *batch);
 static void add_context(void *arg);
 
@@ -215,7 +223,10 @@ run_leased(Batch *batch, int64 max_changes)
 {
 	EltPipeline *pipeline = batch->pipeline;
 
-	/* The lease came first: what others committed for these lanes is seen from here. */
+	/*
+	 * The lease came first: what others committed for these lanes is seen
+	 * from here.
+	 */
 	if (!elt_pipeline_status(pipeline, &batch->status) ||
 		batch->status.version != pipeline->version ||
 		(batch->own_transaction && batch->status.state == 'p') ||
@@ -299,7 +310,10 @@ read_window(Batch *batch, int64 max_changes)
 	request.whole_commits = (max_changes == 0);
 	request.one_schema_version = (batch->pipeline->transform == NULL);
 
-	/* newer than the lease, so that it sees all that the positions are based on */
+	/*
+	 * newer than the lease, so that it sees all that the positions are based
+	 * on
+	 */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	batch->window = elt_log_read(&request);
 	PopActiveSnapshot();
@@ -318,7 +332,10 @@ pass_barrier(Batch *batch)
 
 	if (batch->nlanes < pipeline->lanes)
 	{
-		/* Those that are locked already come again: a transaction does not skip its own locks. */
+		/*
+		 * Those that are locked already come again: a transaction does not
+		 * skip its own locks.
+		 */
 		batch->nlanes = elt_checkpoint_lease(pipeline->pipeline_id, pipeline->lanes,
 											 batch->lanes, batch->positions);
 		if (batch->nlanes < pipeline->lanes)
@@ -328,7 +345,8 @@ pass_barrier(Batch *batch)
 			return ELT_BATCH_MORE;
 	}
 	if (batch->ngroup < batch->nlanes)
-		return ELT_BATCH_MORE;	/* the rest stands behind the barrier: cannot be */
+		return ELT_BATCH_MORE;	/* the rest stands behind the barrier: cannot
+								 * be */
 
 	if (batch->options.apply_truncate)
 	{
@@ -381,7 +399,10 @@ apply_window(Batch *batch)
 
 		if (n == 0)
 		{
-			/* all before the suspect is settled: alone it shows whether it was to blame */
+			/*
+			 * all before the suspect is settled: alone it shows whether it
+			 * was to blame
+			 */
 			if (!apply_singles(batch, suspect, 1))
 				return false;
 			batch->settled++;
@@ -550,7 +571,7 @@ apply_singles(Batch *batch, int start, int n)
 
 /*
  * Quarantines the changes that failed; false where one of them failed with a
- * systemic code and none of its kind passed.
+ * systemic code and none of its kind passes.
  */
 static bool
 quarantine(Batch *batch, List *failures)
@@ -561,7 +582,7 @@ quarantine(Batch *batch, List *failures)
 	{
 		Failure    *failure = lfirst(lc);
 
-		if (strcmp(failure->class, "systemic") == 0 && !batch->passed[kind_of(batch, failure->row)])
+		if (strcmp(failure->class, "systemic") == 0 && !neighbours_pass(batch, failure->row))
 		{
 			batch->error = failure->error;
 			batch->error_class = failure->class;
@@ -573,6 +594,48 @@ quarantine(Batch *batch, List *failures)
 		batch->counts.quarantined++;
 	}
 	return true;
+}
+
+/* Whether changes like this one can be applied at present. */
+static bool
+neighbours_pass(Batch *batch, EltLogRow *row)
+{
+	bool	   *passed = &batch->passed[kind_of(batch, row)];
+	bool		all[ELT_MAX_LANES];
+	EltLogRequest request = {0};
+	EltLogWindow *window;
+	int			trials = 0;
+
+	if (*passed)
+		return true;
+	memset(all, true, sizeof(all));
+	request.raw = batch->status.raw;
+	request.topic = elt_pipeline_topic(batch->pipeline);
+	request.after = Max(batch->positions[0] - NEIGHBOURHOOD, 0);
+	request.upto = batch->positions[0];
+	request.lanes = all;
+	request.nlanes = batch->pipeline->lanes;
+	request.max_changes = NEIGHBOURHOOD;
+	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	window = elt_log_read(&request);
+	PopActiveSnapshot();
+
+	for (int i = window->nrows - 1; i >= 0 && trials < MAX_TRIALS && !*passed; i--)
+	{
+		EltLogRow  *neighbour = window->rows[i];
+
+		if (kind_of(batch, neighbour) != kind_of(batch, row) || is_ignored(batch, neighbour))
+			continue;
+		batch->rows = &neighbour;
+		batch->nrows = 1;
+		batch->in_order = true;
+		batch->trial_passed = false;
+		(void) try(batch, try_trial);
+		*passed = batch->trial_passed;
+		trials++;
+	}
+	return *passed;
 }
 
 /*
@@ -789,6 +852,17 @@ try_apply(Batch *batch)
 	written = elt_runner_apply(batch->pipeline, batch->window->desc, batch->rows, batch->nrows, batch->in_order);
 	batch->counts.written += written;
 	batch->subtransactions++;
+}
+
+/* Applies, and takes back. */
+static void
+try_trial(Batch *batch)
+{
+	elt_runner_apply(batch->pipeline, batch->window->desc, batch->rows, batch->nrows, batch->in_order);
+	batch->trial_passed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
+			 errmsg_internal("the trial is over")));
 }
 
 static void

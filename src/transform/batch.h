@@ -9,10 +9,13 @@
 
 typedef enum EltBatchEnd
 {
-	ELT_BATCH_DONE,				/* nothing is left that this process could do now */
+	ELT_BATCH_DONE,				/* nothing is left that this process could do
+								 * now */
 	ELT_BATCH_MORE,				/* there may be more */
-	ELT_BATCH_RETRY,			/* a transient error, or a barrier that others are before */
-	ELT_BATCH_BLOCKED			/* the pipeline is blocked: wait until its next probe is due */
+	ELT_BATCH_RETRY,			/* a transient error, or a barrier that others
+								 * are before */
+	ELT_BATCH_BLOCKED			/* the pipeline is blocked: wait until its
+								 * next probe is due */
 } EltBatchEnd;
 
 typedef struct EltBatchCounts
@@ -23,7 +26,8 @@ typedef struct EltBatchCounts
 	int64		parked;
 	int64		superseded;
 	int64		position;		/* of the lanes that were settled last */
-	bool		drained;		/* all lanes are settled up to position, the end of the log */
+	bool		drained;		/* all lanes are settled up to position, the
+								 * end of the log */
 } EltBatchCounts;
 
 /*

@@ -116,7 +116,10 @@ elt_log_read(const EltLogRequest *request)
 	}
 	window->at_end = (row == NULL);
 
-	/* The commit that the window ends in is settled only if nothing of it follows. */
+	/*
+	 * The commit that the window ends in is settled only if nothing of it
+	 * follows.
+	 */
 	if (row == NULL || row->commit_lsn != last_lsn)
 		window->settled_lsn = last_lsn;
 	scan_end(scan);
@@ -130,7 +133,7 @@ accept_row(const EltLogRequest *request, EltLogWindow *window, EltLogRow *row,
 {
 	bool		full = window->nrows >= request->max_changes || *bytes >= request->max_bytes;
 	bool		overfull = window->nrows >= 4 * (int64) request->max_changes ||
-		*bytes >= 4 * request->max_bytes;
+	*bytes >= 4 * request->max_bytes;
 
 	if (row->change_id > request->upto)
 	{
@@ -525,7 +528,10 @@ list_leaves(Oid raw, int *nleaves)
 	bounds = desc->boundinfo;
 	for (int i = 0; desc->nparts > 0 && i < bounds->ndatums; i++)
 	{
-		/* in a range partitioned table, indexes[i] is the partition that ends at datums[i] */
+		/*
+		 * in a range partitioned table, indexes[i] is the partition that ends
+		 * at datums[i]
+		 */
 		if (bounds->indexes[i] < 0)
 			continue;
 		leaves[*nleaves].oid = desc->oids[bounds->indexes[i]];
@@ -545,7 +551,10 @@ find_block(Relation leaf, int64 after)
 	BlockNumber end = RelationGetNumberOfBlocks(leaf);
 	BlockNumber high = end;
 
-	/* invariant: blocks from high on start behind "after"; the block low does not, or is 0 */
+	/*
+	 * invariant: blocks from high on start behind "after"; the block low does
+	 * not, or is 0
+	 */
 	while (high - low > 1)
 	{
 		BlockNumber middle = low + (high - low) / 2;

@@ -37,7 +37,8 @@ typedef struct EltLogRequest
 	int			nlanes;
 	int			max_changes;
 	int64		max_bytes;
-	bool		whole_commits;	/* exceed the limits up to fourfold to end between commits */
+	bool		whole_commits;	/* exceed the limits up to fourfold to end
+								 * between commits */
 	bool		one_schema_version;
 } EltLogRequest;
 
@@ -46,9 +47,11 @@ typedef struct EltLogWindow
 	TupleDesc	desc;			/* of the rows' tuples */
 	EltLogRow **rows;			/* in order of change_id */
 	int			nrows;
-	int64		position;		/* all up to here is in rows, or of other lanes */
+	int64		position;		/* all up to here is in rows, or of other
+								 * lanes */
 	XLogRecPtr	settled_lsn;	/* last commit that is complete; invalid: none */
-	EltLogRow  *barrier;		/* the truncate that ends the window, else NULL */
+	EltLogRow  *barrier;		/* the truncate that ends the window, else
+								 * NULL */
 	bool		at_end;			/* there was no more to see */
 } EltLogWindow;
 

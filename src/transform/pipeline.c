@@ -380,8 +380,8 @@ read_transform(const char *text)
 						 errhint("Let the pipeline write to its target, and triggers to others.")));
 		}
 	}
-	return raw->stmt_len > 0 ? pnstrdup(text + raw->stmt_location, raw->stmt_len) :
-		pstrdup(text + raw->stmt_location);
+	return raw->stmt_len > 0 ? pnstrdup(text +raw->stmt_location, raw->stmt_len) :
+		pstrdup(text +raw->stmt_location);
 }
 
 static int64

@@ -49,9 +49,11 @@ typedef struct Task
 {
 	EltPipeline *pipeline;
 	int64		tail;			/* end of its log, when last looked at */
-	int64		drained_to;		/* settled up to here, in all lanes; -1: not known */
+	int64		drained_to;		/* settled up to here, in all lanes; -1: not
+								 * known */
 	bool		idle;			/* nothing to do here until the log grows */
-	TimestampTz due_at;			/* after an error: when to try again; 0: at once */
+	TimestampTz due_at;			/* after an error: when to try again; 0: at
+								 * once */
 	int			retries;
 } Task;
 
@@ -138,7 +140,11 @@ look(Pool *pool)
 	MemoryContextReset(pool->round);
 	old = MemoryContextSwitchTo(pool->round);
 	if (pool->generation != elt_config_generation(MyDatabaseId))
+	{
+		if (!elt_worker_holds_extension())
+			elt_registry_finish();
 		load_tasks(pool);
+	}
 	foreach(lc, pool->tasks)
 	{
 		Task	   *task = lfirst(lc);
@@ -233,7 +239,11 @@ run_task(Pool *pool, Task *task)
 			task->due_at = retry_time(task);
 			break;
 		case ELT_BATCH_BLOCKED:
-			/* the pipeline's row says when; it is read again, because it has changed */
+
+			/*
+			 * the pipeline's row says when; it is read again, because it has
+			 * changed
+			 */
 			break;
 	}
 

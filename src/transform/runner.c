@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "transform/runner.h"
+#include "transform/statement.h"
 #include "transform/target.h"
 #include "transform/transform_catalog.h"
 #include "utils/builtins.h"
@@ -49,39 +50,19 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-#define BATCH_NAME		"elt_batch"
-#define CHANGES \
-	"WITH changes AS (SELECT b.*, COALESCE(b.after, b.before, b.key) AS record FROM " BATCH_NAME " AS b " \
-	"WHERE elt.note_change(b.change_id)) "
-#define SIZE_CLASSES	5		/* of a batch: below 8, 64, 512, 4096 changes, more */
-#define MAX_CASTS		10		/* columns that are cheaper to fetch one by one */
-
-typedef struct OutputColumn
-{
-	char	   *name;
-	Oid			type;			/* of the output */
-	Oid			target_type;
-	char		identity;		/* attidentity */
-	bool		in_key;
-	Oid			equality;		/* of the key's index */
-} OutputColumn;
-
-typedef enum StatementKind
-{
-	STATEMENT_WRITE,			/* insert or upsert whole images */
-	STATEMENT_DELETE,
-	STATEMENT_UPDATE,			/* images that lack columns: where the row is there */
-	STATEMENT_INSERT			/* images that lack columns: where it is not */
-} StatementKind;
+#define SIZE_CLASSES	5		/* of a batch: below 8, 64, 512, 4096 changes,
+								 * more */
 
 typedef struct Statement
 {
-	StatementKind kind;
+	EltStatementKind kind;
 	int			schema_version; /* 0 with a transform */
-	Datum		unchanged;		/* text[] of columns that the images lack; 0: none */
+	Datum		unchanged;		/* text[] of columns that the images lack; 0:
+								 * none */
 	char	   *query;			/* NULL: there is nothing to do */
 	SPIPlanPtr	plans[SIZE_CLASSES];
-	BlockNumber blocks[SIZE_CLASSES];	/* of the target when the plan was made */
+	BlockNumber blocks[SIZE_CLASSES];	/* of the target when the plan was
+										 * made */
 } Statement;
 
 typedef struct Runner
@@ -122,23 +103,11 @@ static EltLogRow **order_by_run(const EltPipeline *pipeline, EltLogRow **rows, i
 static int	compare_runs(const void *a, const void *b, void *arg);
 static int64 apply_run(const EltPipeline *pipeline, Runner *runner, TupleDesc desc, EltLogRow **rows, int nrows);
 static void register_batch(TupleDesc desc, EltLogRow **rows, int nrows);
-static int64 execute(const EltPipeline *pipeline, Runner *runner, StatementKind kind,
+static int64 execute(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
 					 const EltLogRow *row, int nrows);
-static Statement *find_statement(const EltPipeline *pipeline, Runner *runner, StatementKind kind,
+static Statement *find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
 								 const EltLogRow *row);
 static SPIPlanPtr find_plan(Runner *runner, Statement *statement, int nrows);
-static SPIPlanPtr prepare(const char *query);
-static char *build_statement(const EltPipeline *pipeline, StatementKind kind, List *columns);
-static void append_names(StringInfo out, List *columns);
-static void append_key_names(StringInfo out, List *columns);
-static void append_key_match(StringInfo out, List *columns, const char *output);
-static bool append_assignments(StringInfo out, List *columns, const char *output);
-static char *source_of(const EltPipeline *pipeline, List *columns, bool keys_only);
-static bool is_plain_type(Oid type);
-static List *named_columns(const EltPipeline *pipeline, List *names, Datum unchanged);
-static List *transform_columns(const EltPipeline *pipeline, Query **query);
-static List *match_target(const EltPipeline *pipeline, List *columns);
-static bool contains_name(Datum names, const char *name);
 static void require_key_in_record(const EltPipeline *pipeline, const EltLogRow *row);
 
 /* ---- the owner's scope ---- */
@@ -146,7 +115,6 @@ static void require_key_in_record(const EltPipeline *pipeline, const EltLogRow *
 static void
 enter_owner(const EltPipeline *pipeline, Scope *scope)
 {
-	fire_constraints_at_once();
 	GetUserIdAndSecContext(&scope->user, &scope->sec_context);
 	SetUserIdAndSecContext(pipeline->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	scope->nest_level = NewGUCNestLevel();
@@ -211,6 +179,7 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 	int			start = 0;
 
 	last_change = -1;
+	fire_constraints_at_once();
 	enter_owner(pipeline, &scope);
 	runner = find_runner(pipeline);
 	if (!in_order)
@@ -259,6 +228,7 @@ elt_runner_truncate(const EltPipeline *pipeline)
 	else
 		statement = psprintf("DELETE FROM %s", target);
 
+	fire_constraints_at_once();
 	enter_owner(pipeline, &scope);
 	if (SPI_execute(statement, false, 0) < 0)
 		elog(ERROR, "SPI_execute failed: %s", statement);
@@ -342,18 +312,18 @@ apply_run(const EltPipeline *pipeline, Runner *runner, TupleDesc desc, EltLogRow
 		case 0:
 			for (int i = 0; i < nrows && pipeline->transform == NULL; i++)
 				require_key_in_record(pipeline, rows[i]);
-			written = execute(pipeline, runner, STATEMENT_DELETE, rows[0], nrows);
+			written = execute(pipeline, runner, ELT_STATEMENT_DELETE, rows[0], nrows);
 			break;
 		case 1:
-			written = execute(pipeline, runner, STATEMENT_WRITE, rows[0], nrows);
+			written = execute(pipeline, runner, ELT_STATEMENT_WRITE, rows[0], nrows);
 			break;
 		case 2:
-			written = execute(pipeline, runner, STATEMENT_UPDATE, rows[0], nrows);
+			written = execute(pipeline, runner, ELT_STATEMENT_UPDATE, rows[0], nrows);
 			if (written < nrows)
-				written += execute(pipeline, runner, STATEMENT_INSERT, rows[0], nrows);
+				written += execute(pipeline, runner, ELT_STATEMENT_INSERT, rows[0], nrows);
 			break;
 	}
-	SPI_unregister_relation(BATCH_NAME);
+	SPI_unregister_relation(ELT_BATCH_RELATION);
 	return written;
 }
 
@@ -372,18 +342,19 @@ register_batch(TupleDesc desc, EltLogRow **rows, int nrows)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 
-	enr->md.name = BATCH_NAME;
+	enr->md.name = ELT_BATCH_RELATION;
 	enr->md.reliddesc = InvalidOid;
 	enr->md.tupdesc = desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = 3.0 * nrows;	/* the planner takes note_change() for a filter */
+	enr->md.enrtuples = 3.0 * nrows;	/* the planner takes note_change() for
+										 * a filter */
 	enr->reldata = store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed");
 }
 
 static int64
-execute(const EltPipeline *pipeline, Runner *runner, StatementKind kind, const EltLogRow *row, int nrows)
+execute(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind, const EltLogRow *row, int nrows)
 {
 	Statement  *statement = find_statement(pipeline, runner, kind, row);
 	int			result;
@@ -490,10 +461,10 @@ forget_target(Datum arg, Oid relid)
 }
 
 static Statement *
-find_statement(const EltPipeline *pipeline, Runner *runner, StatementKind kind, const EltLogRow *row)
+find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind, const EltLogRow *row)
 {
 	int			schema_version = pipeline->transform ? 0 : row->schema_version;
-	Datum		unchanged = (kind == STATEMENT_UPDATE || kind == STATEMENT_INSERT) ? row->unchanged : 0;
+	Datum		unchanged = (kind == ELT_STATEMENT_UPDATE || kind == ELT_STATEMENT_INSERT) ? row->unchanged : 0;
 	Statement  *statement;
 	List	   *columns;
 	MemoryContext old;
@@ -511,9 +482,9 @@ find_statement(const EltPipeline *pipeline, Runner *runner, StatementKind kind, 
 	}
 
 	if (pipeline->transform != NULL)
-		columns = transform_columns(pipeline, NULL);
+		columns = elt_statement_transform_columns(pipeline, NULL);
 	else
-		columns = named_columns(pipeline, elt_schema_columns(pipeline->source_id, pipeline->relation, schema_version), unchanged);
+		columns = elt_statement_named_columns(pipeline, elt_schema_columns(pipeline->source_id, pipeline->relation, schema_version), unchanged);
 
 	old = MemoryContextSwitchTo(runner->context);
 	statement = palloc0(sizeof(Statement));
@@ -524,7 +495,7 @@ find_statement(const EltPipeline *pipeline, Runner *runner, StatementKind kind, 
 		statement->unchanged = PointerGetDatum(palloc(VARSIZE_ANY(unchanged)));
 		memcpy(DatumGetPointer(statement->unchanged), DatumGetPointer(unchanged), VARSIZE_ANY(unchanged));
 	}
-	statement->query = build_statement(pipeline, kind, columns);
+	statement->query = elt_statement_build(pipeline, kind, columns);
 	runner->statements = lappend(runner->statements, statement);
 	MemoryContextSwitchTo(old);
 	return statement;
@@ -552,7 +523,7 @@ find_plan(Runner *runner, Statement *statement, int nrows)
 	}
 	if (statement->plans[class] == NULL)
 	{
-		SPIPlanPtr	plan = prepare(statement->query);
+		SPIPlanPtr	plan = elt_statement_prepare(statement->query);
 
 		if (SPI_keepplan(plan) != 0)
 			elog(ERROR, "SPI_keepplan failed");
@@ -560,337 +531,6 @@ find_plan(Runner *runner, Statement *statement, int nrows)
 		statement->blocks[class] = blocks;
 	}
 	return statement->plans[class];
-}
-
-static SPIPlanPtr
-prepare(const char *query)
-{
-	SPIPlanPtr	plan = SPI_prepare(query, 0, NULL);
-
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	return plan;
-}
-
-/* ---- statements ---- */
-
-/* NULL where a statement of this kind has nothing to do. */
-static char *
-build_statement(const EltPipeline *pipeline, StatementKind kind, List *columns)
-{
-	char	   *target = elt_target_name(pipeline);
-	bool		overriding = false;
-	StringInfoData out;
-	ListCell   *lc;
-
-	initStringInfo(&out);
-	if (kind == STATEMENT_DELETE)
-	{
-		appendStringInfo(&out, CHANGES "DELETE FROM %s AS t USING (\n%s\n) AS o WHERE ",
-						 target, source_of(pipeline, columns, true));
-		append_key_match(&out, columns, "o");
-		return out.data;
-	}
-	if (kind == STATEMENT_UPDATE)
-	{
-		appendStringInfo(&out, CHANGES "UPDATE %s AS t SET ", target);
-		if (!append_assignments(&out, columns, "o"))
-			return NULL;
-		appendStringInfo(&out, " FROM (\n%s\n) AS o WHERE ", source_of(pipeline, columns, false));
-		append_key_match(&out, columns, "o");
-		return out.data;
-	}
-
-	foreach(lc, columns)
-	{
-		if (((OutputColumn *) lfirst(lc))->identity != '\0')
-			overriding = true;
-	}
-	appendStringInfo(&out, "INSERT INTO %s (", target);
-	append_names(&out, columns);
-	appendStringInfo(&out, ")%s " CHANGES "SELECT ", overriding ? " OVERRIDING SYSTEM VALUE" : "");
-	append_names(&out, columns);
-	appendStringInfo(&out, " FROM (\n%s\n) AS output", source_of(pipeline, columns, false));
-	if (kind == STATEMENT_INSERT)
-	{
-		appendStringInfo(&out, " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE ", target);
-		append_key_match(&out, columns, "output");
-		appendStringInfoChar(&out, ')');
-	}
-	if (!pipeline->append)
-	{
-		StringInfoData assignments;
-
-		initStringInfo(&assignments);
-		appendStringInfoString(&out, " ON CONFLICT (");
-		append_key_names(&out, columns);
-		if (kind == STATEMENT_WRITE && append_assignments(&assignments, columns, "excluded"))
-			appendStringInfo(&out, ") DO UPDATE SET %s", assignments.data);
-		else
-			appendStringInfoString(&out, ") DO NOTHING");
-	}
-	return out.data;
-}
-
-static void
-append_names(StringInfo out, List *columns)
-{
-	ListCell   *lc;
-
-	foreach(lc, columns)
-		appendStringInfo(out, "%s%s", foreach_current_index(lc) ? ", " : "",
-						 quote_identifier(((OutputColumn *) lfirst(lc))->name));
-}
-
-static void
-append_key_names(StringInfo out, List *columns)
-{
-	const char *separator = "";
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-
-		if (column->in_key)
-		{
-			appendStringInfo(out, "%s%s", separator, quote_identifier(column->name));
-			separator = ", ";
-		}
-	}
-}
-
-/* t.key = output.key, by the operators of the key's index. */
-static void
-append_key_match(StringInfo out, List *columns, const char *output)
-{
-	const char *separator = "";
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-		const char *name = quote_identifier(column->name);
-
-		if (column->in_key)
-		{
-			appendStringInfoString(out, separator);
-			generate_operator_clause(out, psprintf("t.%s", name), column->target_type, column->equality,
-									 psprintf("%s.%s", output, name), column->type);
-			separator = " AND ";
-		}
-	}
-}
-
-/* False where there is nothing to assign: only key columns. */
-static bool
-append_assignments(StringInfo out, List *columns, const char *output)
-{
-	const char *separator = "";
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-		const char *name = quote_identifier(column->name);
-
-		if (column->in_key || column->identity == ATTRIBUTE_IDENTITY_ALWAYS)
-			continue;
-		appendStringInfo(out, "%s%s = %s.%s", separator, name, output, name);
-		separator = ", ";
-	}
-	return separator[0] != '\0';
-}
-
-/*
- * The SELECT that makes target rows of changes.  By column name: a few plain
- * columns are cheapest to fetch one by one; many, or such as need more than
- * their text, come from the whole record in one pass.  OFFSET 0 keeps the
- * planner from making that pass once per column.
- */
-static char *
-source_of(const EltPipeline *pipeline, List *columns, bool keys_only)
-{
-	StringInfoData out;
-	const char *separator = "SELECT ";
-	int			count = 0;
-	bool		plain = true;
-	ListCell   *lc;
-
-	if (pipeline->transform != NULL)
-		return pipeline->transform;
-
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-
-		if (keys_only && !column->in_key)
-			continue;
-		plain = plain && is_plain_type(column->target_type);
-		count++;
-	}
-
-	initStringInfo(&out);
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-		const char *name = quote_identifier(column->name);
-
-		if (keys_only && !column->in_key)
-			continue;
-		if (plain && count <= MAX_CASTS)
-			appendStringInfo(&out, "%s(record OPERATOR(pg_catalog.->>) %s)::%s AS %s", separator,
-							 quote_literal_cstr(column->name),
-							 format_type_extended(column->target_type, -1,
-												  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY),
-							 name);
-		else
-			appendStringInfo(&out, "%s(s.r).%s AS %s", separator, name, name);
-		separator = ", ";
-	}
-	if (plain && count <= MAX_CASTS)
-		appendStringInfoString(&out, " FROM changes");
-	else
-		appendStringInfo(&out, " FROM (SELECT pg_catalog.jsonb_populate_record(NULL::%s, record) AS r FROM changes OFFSET 0) AS s",
-						 elt_target_name(pipeline));
-	return out.data;
-}
-
-/* A type whose value is the JSON scalar's text, read by its input function. */
-static bool
-is_plain_type(Oid type)
-{
-	char		category;
-	bool		preferred;
-
-	if (get_typtype(type) == TYPTYPE_ENUM)
-		return true;
-	if (get_typtype(type) != TYPTYPE_BASE || type == JSONOID || type == JSONBOID || type == XMLOID)
-		return false;
-	get_type_category_preferred(type, &category, &preferred);
-	return category == TYPCATEGORY_NUMERIC || category == TYPCATEGORY_STRING ||
-		category == TYPCATEGORY_DATETIME || category == TYPCATEGORY_TIMESPAN ||
-		category == TYPCATEGORY_BOOLEAN || category == TYPCATEGORY_NETWORK ||
-		type == UUIDOID || type == BYTEAOID;
-}
-
-/* The target's columns that the source has too. */
-static List *
-named_columns(const EltPipeline *pipeline, List *names, Datum unchanged)
-{
-	List	   *columns = NIL;
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		AttrNumber	attnum = get_attnum(pipeline->target, lfirst(lc));
-		OutputColumn *column;
-
-		if (attnum <= 0 || get_attgenerated(pipeline->target, attnum) != '\0' ||
-			(unchanged != 0 && contains_name(unchanged, lfirst(lc))))
-			continue;
-		column = palloc0(sizeof(OutputColumn));
-		column->name = lfirst(lc);
-		column->type = get_atttype(pipeline->target, attnum);
-		columns = lappend(columns, column);
-	}
-	if (columns == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("relation %s and table \"%s\" have no column name in common",
-						pipeline->relation, get_rel_name(pipeline->target)),
-				 errhint("Give the pipeline a transform.")));
-	return match_target(pipeline, columns);
-}
-
-static bool
-contains_name(Datum names, const char *name)
-{
-	Datum	   *elements;
-	int			count;
-
-	deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (strcmp(TextDatumGetCString(elements[i]), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* The columns that the transform gives. SPI is connected, elt_batch registered. */
-static List *
-transform_columns(const EltPipeline *pipeline, Query **query)
-{
-	SPIPlanPtr	plan = prepare(psprintf(CHANGES "SELECT * FROM (\n%s\n) AS output", pipeline->transform));
-	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
-	List	   *columns = NIL;
-
-	for (int i = 0; i < source->resultDesc->natts; i++)
-	{
-		OutputColumn *column = palloc0(sizeof(OutputColumn));
-
-		column->name = pstrdup(NameStr(TupleDescAttr(source->resultDesc, i)->attname));
-		column->type = TupleDescAttr(source->resultDesc, i)->atttypid;
-		columns = lappend(columns, column);
-	}
-	if (query != NULL)
-		*query = copyObject(linitial_node(Query, source->query_list));
-	SPI_freeplan(plan);
-	return match_target(pipeline, columns);
-}
-
-/* Adds what the target says of each column; raises where it does not know it. */
-static List *
-match_target(const EltPipeline *pipeline, List *columns)
-{
-	Relation	target = table_open(pipeline->target, AccessShareLock);
-	StringInfoData unknown;
-	ListCell   *lc;
-
-	initStringInfo(&unknown);
-	foreach(lc, columns)
-	{
-		OutputColumn *column = lfirst(lc);
-		AttrNumber	attnum = get_attnum(pipeline->target, column->name);
-
-		if (attnum <= 0)
-		{
-			appendStringInfo(&unknown, "%s\"%s\"", unknown.len > 0 ? ", " : "", column->name);
-			continue;
-		}
-		column->target_type = TupleDescAttr(RelationGetDescr(target), attnum - 1)->atttypid;
-		column->identity = TupleDescAttr(RelationGetDescr(target), attnum - 1)->attidentity;
-	}
-	if (unknown.len > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("the transform's output has columns that table \"%s\" has not", RelationGetRelationName(target)),
-				 errdetail("Unknown columns: %s.", unknown.data),
-				 errhint("Name each output column as the target's column, with AS.")));
-
-	foreach(lc, pipeline->key)
-	{
-		OutputColumn *column = NULL;
-		ListCell   *cell;
-
-		foreach(cell, columns)
-		{
-			if (strcmp(((OutputColumn *) lfirst(cell))->name, lfirst(lc)) == 0)
-				column = lfirst(cell);
-		}
-		if (column == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("the key column \"%s\" of table \"%s\" is not among the pipeline's output columns",
-							(char *) lfirst(lc), RelationGetRelationName(target)),
-					 pipeline->transform ? errhint("Add it to the transform's SELECT list.") :
-					 errhint("Give the pipeline a transform, or a key that relation %s has.", pipeline->relation)));
-		column->in_key = true;
-		column->equality = elt_target_key_equality(target, pipeline->key, column->name);
-	}
-	table_close(target, NoLock);
-	return columns;
 }
 
 Query *
@@ -906,17 +546,17 @@ elt_runner_validate(const EltPipeline *pipeline, List *names)
 	register_batch(RelationGetDescr(raw), NULL, 0);
 	if (pipeline->transform != NULL)
 	{
-		columns = transform_columns(pipeline, &query);
+		columns = elt_statement_transform_columns(pipeline, &query);
 		MemoryContextSwitchTo(caller);
 		query = copyObject(query);
 	}
 	else if (names != NIL)
-		columns = named_columns(pipeline, names, 0);
+		columns = elt_statement_named_columns(pipeline, names, 0);
 	if (columns != NIL)
 	{
-		(void) prepare(build_statement(pipeline, STATEMENT_WRITE, columns));
+		(void) elt_statement_prepare(elt_statement_build(pipeline, ELT_STATEMENT_WRITE, columns));
 		if (!pipeline->append)
-			(void) prepare(build_statement(pipeline, STATEMENT_DELETE, columns));
+			(void) elt_statement_prepare(elt_statement_build(pipeline, ELT_STATEMENT_DELETE, columns));
 	}
 	leave_owner(&scope);
 	table_close(raw, NoLock);

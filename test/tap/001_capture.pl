@@ -15,7 +15,7 @@ $node->safe_psql('postgres', 'CREATE EXTENSION elt');
 pgbench_init($node);
 oracle_create($node);
 
-my $load = pgbench_start($node, '-T', '6');
+my $load = pgbench_start($node, '-T', '10');
 poll_ok($node, 'SELECT count(*) > 100 FROM pgbench_history', 'the load runs');
 
 # two tables at first, the others one by one while the stream runs
@@ -28,6 +28,18 @@ foreach my $table ('public.pgbench_tellers', 'public.pgbench_history')
 	poll_ok($node, "SELECT count(*) > 0 FROM elt_raw.shop WHERE relation = '$table' AND op <> 'r'",
 		"$table is copied and streamed");
 }
+
+# sources come and go beside it, whatever they are at when they are dropped
+foreach my $round (1 .. 6)
+{
+	$node->safe_psql('postgres',
+		"SELECT elt.create_source('flap', tables => ARRAY['public.pgbench_tellers', 'public.pgbench_accounts', 'public.pgbench_history'])");
+	poll_ok($node, ("SELECT count(*) = 1 FROM elt.workers() WHERE kind = 'capture' AND object_name = 'flap'",
+			"SELECT state = 'snapshot' FROM elt.stat_sources WHERE source = 'flap'",
+			"SELECT count(*) > 0 FROM elt_raw.flap WHERE op <> 'r'")[ $round % 3 ], "a source runs beside it: $round");
+	$node->safe_psql('postgres', "SELECT elt.drop_source('flap')");
+}
+poll_ok($node, "SELECT count(*) = 0 FROM elt.dropped_sources", 'and their slots go');
 my $transactions = pgbench_finish($load);
 cmp_ok($transactions, '>', 500, "pgbench ran $transactions transactions");
 

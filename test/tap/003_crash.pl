@@ -13,6 +13,7 @@ use strict;
 use warnings;
 
 use EltTest;
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -42,11 +43,19 @@ CREATE TABLE dw.branches (LIKE pgbench_branches INCLUDING ALL);
 CREATE TABLE dw.tellers (LIKE pgbench_tellers INCLUDING ALL);
 CREATE TABLE dw.history (LIKE pgbench_history INCLUDING ALL);
 SELECT elt.create_source('bank', tables => ARRAY['public.pgbench_accounts', 'public.pgbench_branches',
-	'public.pgbench_tellers', 'public.pgbench_history']);
+	'public.pgbench_tellers', 'public.pgbench_history'], options => '{"raw_partition_changes": 16384}');
 SELECT elt.create_pipeline(t, 'bank', 'public.pgbench_' || t, ('dw.' || t)::regclass,
 	mode => CASE t WHEN 'history' THEN 'append' ELSE 'upsert' END)
 FROM unnest(ARRAY['accounts', 'branches', 'tellers', 'history']) t;
 EOS
+# first while the tables are copied, and while nothing else writes
+foreach my $kind (qw(capture walsender))
+{
+	my @pids;
+	poll_perl(20, sub { @pids = workers($node, $kind) });
+	$killed{"$kind in a copy"} += kill('KILL', $pids[0]) if @pids;
+	poll_perl(60, \&accepts) or die 'the server did not come back';
+}
 poll_ok($node, "SELECT count(*) = 4 FROM elt.source_tables WHERE state = 'ready'", 'the tables are copied');
 
 start_load();
@@ -83,6 +92,9 @@ foreach my $table (qw(accounts branches tellers history))
 {
 	is($node->safe_psql('postgres', "SELECT elt.wait_for('$table', timeout => '90 s')"), 't', "$table is settled");
 }
+is($node->safe_psql('postgres',
+		"SELECT string_agg(relation || ' ' || n, ', ' ORDER BY relation) FROM (SELECT relation, count(*) AS n FROM elt_raw.bank WHERE op = 'r' GROUP BY 1) s"),
+	'public.pgbench_accounts 100000, public.pgbench_branches 1, public.pgbench_tellers 10', 'each row was copied once');
 sums_hold($node, $node, 'bank');
 same_as_oracle($node, $node, 'bank', 'after all crashes');
 foreach my $table (qw(accounts branches tellers history))
@@ -92,9 +104,13 @@ foreach my $table (qw(accounts branches tellers history))
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', 'no crash put a change into quarantine');
 
-$node->safe_psql('postgres', "SELECT elt.drop_pipeline(t) FROM unnest(ARRAY['accounts', 'branches', 'tellers', 'history']) t");
-$node->safe_psql('postgres', "SELECT elt.drop_source('bank')");
+# the extension goes while all of it is at work
+$load = pgbench_start($node, '-T', '60');
+my $history = staged($node, 'bank', 'pgbench_history');
+poll_ok($node, "SELECT count(*) > $history + 100 FROM dw.history", 'the load runs again');
+$node->safe_psql('postgres', 'DROP EXTENSION elt CASCADE');
 nothing_left($node);
+pgbench_stop();
 $node->stop;
 done_testing();
 
@@ -118,7 +134,7 @@ sub pgbench_stop
 # Kills one process; returns whether it found one.
 sub kill_one
 {
-	my @kinds = sort { rand() <=> 0.5 } qw(capture capture walsender transform transform supervisor launcher);
+	my @kinds = shuffle(qw(capture capture capture walsender walsender transform transform supervisor launcher));
 
 	foreach my $kind (@kinds)
 	{

@@ -172,7 +172,8 @@ sub oracle_lines
 # Raw staging as test_decoding would print it.
 sub raw_lines
 {
-	my ($node, $source) = @_;
+	my ($node, $source, @tables) = @_;
+	my $relations = join(', ', map { (my $name = $_) =~ s/'/''/g; "'$name'" } @tables);
 	my $text = $node->safe_psql('postgres', <<"EOS");
 WITH log AS (
 	SELECT r.*, v.columns,
@@ -182,7 +183,7 @@ WITH log AS (
 	FROM elt_raw.$source r
 	JOIN elt.sources s ON s.name = '$source'
 	LEFT JOIN elt.schema_versions v ON v.source_id = s.source_id AND v.relation = r.relation AND v.version = r.schema_version
-	WHERE r.op IN ('c', 'u', 'd', 't')
+	WHERE r.op IN ('c', 'u', 'd', 't') AND r.relation IN ($relations)
 	WINDOW w AS (ORDER BY r.change_id)
 )
 SELECT log.lsn, log.xid, 'table ' || relation || ': ' ||
@@ -218,17 +219,20 @@ EOS
 	return map { join(' ', split(/\|/, $_, 3)) } split(/\n(?=[0-9A-F]+\/[0-9A-F]+\|)/, $text);
 }
 
-# The same sequence as the oracle, table by table since its copy; returns its length.
+# The same sequence as the oracle, table by table since its copy, of all tables
+# or of those that are named; returns its length.
 sub same_as_oracle
 {
-	my ($origin, $node, $source, $what) = @_;
+	my ($origin, $node, $source, $what, @tables) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my %sync = map { my ($table, $lsn) = split(/\|/, $_); ($table => lsn_number($lsn)) }
 	  split(/\n/, $node->safe_psql('postgres',
 		"SELECT relation, coalesce(sync_lsn, '0/0') FROM elt.source_tables t "
 		  . "JOIN elt.sources s USING (source_id) WHERE s.name = '$source'"));
+	my %wanted = map { ($_ => 1) } @tables ? @tables : keys %sync;
+	delete @sync{ grep { !$wanted{$_} } keys %sync };
 	my @want = oracle_lines($origin, \%sync);
-	my @have = raw_lines($node, $source);
+	my @have = raw_lines($node, $source, keys %sync);
 	my $first = 0;
 
 	$first++ while $first < @want && $first < @have && $want[$first] eq $have[$first];
