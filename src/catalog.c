@@ -15,9 +15,11 @@
 
 #include "catalog.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/hsearch.h"
@@ -135,6 +137,16 @@ elt_catalog_dropped_sources(void)
 	}
 	elt_spi_end(&spi);
 	return sources;
+}
+
+void
+elt_catalog_lock_source(int64 source_id, bool exclusive)
+{
+	LOCKTAG		tag;
+
+	/* locks on extensions themselves have objsubid 0 */
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, (Oid) source_id, 1);
+	(void) LockAcquire(&tag, exclusive ? AccessExclusiveLock : ShareLock, !exclusive, false);
 }
 
 void

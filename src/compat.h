@@ -34,9 +34,12 @@
 #include "catalog/pg_namespace.h"
 #define elt_namespace_aclcheck(oid, role, mode) \
 	object_aclcheck(NamespaceRelationId, (oid), (role), (mode))
+#define elt_database_ownercheck(oid, role) \
+	object_ownercheck(DatabaseRelationId, (oid), (role))
 #else
 #define elt_namespace_aclcheck(oid, role, mode) \
 	pg_namespace_aclcheck((oid), (role), (mode))
+#define elt_database_ownercheck(oid, role)	pg_database_ownercheck((oid), (role))
 #endif
 
 /* 17: a function of core does it */

@@ -18,6 +18,7 @@
 #include "commands/extension.h"
 #include "control/registry.h"
 #include "control/stats.h"
+#include "control/vacate.h"
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -52,6 +53,7 @@ _PG_init(void)
 	shmem_startup_hook = startup_shmem;
 	previous_object_access_hook = object_access_hook;
 	object_access_hook = notice_drop_extension;
+	elt_vacate_install_hook();
 	register_launcher();
 }
 

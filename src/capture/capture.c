@@ -93,6 +93,7 @@ typedef struct Capture
 
 static Capture capture;
 
+static void lock_source(void);
 static void read_source(void);
 static void leave(void) pg_attribute_noreturn();
 static void connect_source(void);
@@ -116,6 +117,7 @@ elt_capture_main(Datum main_arg)
 	dlist_init(&capture.unflushed);
 	MemoryContextSwitchTo(capture.round_context);
 
+	lock_source();
 	read_source();
 	set_up_origin();
 	capture.stage = elt_stage_create(capture.source);
@@ -130,6 +132,20 @@ elt_capture_main(Datum main_arg)
 }
 
 /* ---- configuration ---- */
+
+/*
+ * lock_source
+ *		Keeps drop_source out, until this worker is gone: else the two would
+ *		wait for each other's locks on raw staging and on elt's tables.
+ */
+static void
+lock_source(void)
+{
+	elt_worker_begin("locking the source");
+	elt_catalog_lock_source(elt_my_slot->object_id, false);
+	elt_worker_commit();
+	MemoryContextSwitchTo(capture.round_context);
+}
 
 /*
  * read_source
@@ -174,6 +190,7 @@ read_source(void)
 				replorigin_session_reset();
 				replorigin_session_origin = InvalidRepOriginId;
 			}
+			elt_registry_ignore_stop();
 			elt_slot_remove(capture.source->source_id, capture.source->conninfo,
 							capture.source->slot_name, false);
 		}

@@ -40,9 +40,10 @@ elt_slot_create(EltStream *stream, const char *slot_name)
 
 	if (slot_exists(stream, slot_name))
 		remove_slot(stream, slot_name);
-	result = elt_stream_make_slot(stream,
-								  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing')",
-										   slot_name, ELT_LIBRARY));
+	result = elt_stream_query(stream,
+							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing')",
+									   slot_name, ELT_LIBRARY),
+							  PGRES_TUPLES_OK);
 	lsn = parse_lsn(PQgetvalue(result, 0, 1));
 	PQclear(result);
 	return lsn;
@@ -55,9 +56,10 @@ elt_slot_create_snapshot(EltStream *stream, const char *slot_name)
 	XLogRecPtr	lsn;
 
 	PQclear(elt_stream_query(stream, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ", PGRES_COMMAND_OK));
-	result = elt_stream_make_slot(stream,
-								  psprintf("CREATE_REPLICATION_SLOT \"%s\" TEMPORARY LOGICAL \"%s\" (SNAPSHOT 'use')",
-										   slot_name, ELT_LIBRARY));
+	result = elt_stream_query(stream,
+							  psprintf("CREATE_REPLICATION_SLOT \"%s\" TEMPORARY LOGICAL \"%s\" (SNAPSHOT 'use')",
+									   slot_name, ELT_LIBRARY),
+							  PGRES_TUPLES_OK);
 	lsn = parse_lsn(PQgetvalue(result, 0, 1));
 	PQclear(result);
 	return lsn;

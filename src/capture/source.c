@@ -567,7 +567,7 @@ elt_drop_source(PG_FUNCTION_ARGS)
 				 errdetail("Pipelines that read it: %s.", pipelines),
 				 errhint("SELECT elt.drop_pipeline(...) for each of them first.")));
 
-	/* its worker may hold locks on raw staging until it ends; a rollback starts it again */
+	/* a rollback starts its worker again */
 	if (elt_registry_available())
 	{
 		int			index = elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source->source_id);
@@ -575,6 +575,7 @@ elt_drop_source(PG_FUNCTION_ARGS)
 		if (index >= 0)
 			elt_registry_request_stop(index);
 	}
+	elt_catalog_lock_source(source->source_id, true);
 
 	elt_spi_begin(&spi);
 	elt_spi_run("INSERT INTO elt.dropped_sources (source_id, name, conninfo, slot_name) "

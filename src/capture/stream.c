@@ -8,9 +8,9 @@
  *
  * The session is pinned by connection options, so that values have the same
  * text whatever the server, the database or the role sets.  Every wait is on
- * the latch and the socket, so SIGTERM is served at once.  Making a slot may
- * take as long as the source's longest transaction: it is given up when the
- * worker is asked to leave.
+ * the latch and the socket, so SIGTERM is served at once.  A command may take
+ * as long as the source's longest transaction (making a slot, a copy of a
+ * table that somebody locks): a worker that is asked to leave gives it up.
  *
  * An error of the other side is raised here with its SQLSTATE.  A connection
  * that an error leaves open is closed by elt_stream_close or at exit of the
@@ -44,7 +44,6 @@ struct EltStream
 	PGconn	   *connection;
 	char	   *buffer;			/* of libpq: last message or line */
 	bool		local;
-	bool		making_slot;
 };
 
 /* What a source's connection string may hold. */
@@ -304,17 +303,6 @@ elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected
 	return last;
 }
 
-PGresult *
-elt_stream_make_slot(EltStream *stream, const char *command)
-{
-	PGresult   *result;
-
-	stream->making_slot = true;
-	result = elt_stream_query(stream, command, PGRES_TUPLES_OK);
-	stream->making_slot = false;
-	return result;
-}
-
 /* Waits for the next result of a command; NULL when it is complete. */
 static PGresult *
 next_result(EltStream *stream)
@@ -472,7 +460,7 @@ wait_for_socket(EltStream *stream, int events, long timeout_ms)
 								 PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
 	if (happened & WL_LATCH_SET)
 		ResetLatch(MyLatch);
-	if (stream->making_slot && (ProcDiePending || elt_registry_stop_requested()))
+	if (ProcDiePending || elt_registry_stop_requested())
 	{
 		cancel_command(stream);
 		if (!ProcDiePending)
@@ -483,15 +471,17 @@ wait_for_socket(EltStream *stream, int events, long timeout_ms)
 
 /*
  * cancel_command
- *		A server that waits for transactions does not see that the connection
- *		is gone, and would keep the half-made slot until they end.
+ *		A server that waits for a lock, or with a half-made slot for
+ *		transactions, does not see that the connection is gone.
  */
 static void
 cancel_command(EltStream *stream)
 {
-	PGcancel   *cancel = PQgetCancel(stream->connection);
+	PGcancel   *cancel = NULL;
 	char		error[256];
 
+	if (PQstatus(stream->connection) == CONNECTION_OK)
+		cancel = PQgetCancel(stream->connection);
 	if (cancel != NULL)
 		(void) PQcancel(cancel, error, sizeof(error));
 	PQfreeCancel(cancel);

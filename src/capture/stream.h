@@ -35,14 +35,11 @@ extern void elt_stream_check_conninfo(const char *conninfo);
  */
 extern void elt_stream_check_server(EltStream *stream);
 
-/* Runs a command, whose result must be of the given status. */
-extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
-
 /*
- * Runs a command that makes a slot, and so waits for all transactions that
- * run at the source; a worker that is asked to leave meanwhile leaves.
+ * Runs a command, whose result must be of the given status.  A worker that is
+ * asked to leave meanwhile leaves.
  */
-extern PGresult *elt_stream_make_slot(EltStream *stream, const char *command);
+extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
 
 /* A value quoted as an SQL literal or identifier, palloc'd. */
 extern char *elt_stream_literal(const char *value);

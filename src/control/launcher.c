@@ -15,6 +15,7 @@
  *	CREATE EXTENSION rolls back				nothing
  *	DROP EXTENSION commits					generation moves, the supervisor cleans up and finishes
  *	CREATE DATABASE ... TEMPLATE			the new database is probed within NAP_MS
+ *	DROP DATABASE and its like				the workers make room first, see vacate.c
  *	supervisor fails or is terminated		restart with backoff; its workers run on and are adopted
  *	launcher fails or is terminated			the postmaster restarts it after 5 s; supervisors run on
  *	any process is killed hard				crash restart: shared memory is empty, all start anew
@@ -59,6 +60,7 @@ static long one_round(void);
 static List *connectable_databases(void);
 static bool wants_supervisor(Database *database);
 static void reap_supervisor(Database *database, int index);
+static void reap_orphans(List *candidates);
 
 void
 elt_launcher_main(Datum main_arg)
@@ -83,9 +85,11 @@ one_round(void)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	long		nap_ms = NAP_MS;
+	List	   *candidates = connectable_databases();
 	ListCell   *cell;
 
-	foreach(cell, connectable_databases())
+	reap_orphans(candidates);
+	foreach(cell, candidates)
 	{
 		Candidate  *candidate = lfirst(cell);
 		bool		found;
@@ -101,7 +105,7 @@ one_round(void)
 		}
 		if (index >= 0 || !wants_supervisor(database))
 			continue;
-		if (!elt_backoff_is_due(&database->backoff))
+		if (!elt_backoff_is_due(&database->backoff) || elt_registry_is_vacated(candidate->dboid))
 		{
 			nap_ms = Min(nap_ms, 1000);
 			continue;
@@ -152,6 +156,26 @@ reap_supervisor(Database *database, int index)
 	}
 	else
 		elt_backoff_note_end(&database->backoff, &ended);
+}
+
+/* Frees the slots of workers that ended in a database which is gone since. */
+static void
+reap_orphans(List *candidates)
+{
+	for (int index = 0; index < elt_registry_size(); index++)
+	{
+		EltWorkerSlot slot;
+		bool		orphan;
+		ListCell   *cell;
+
+		if (!elt_registry_read(index, &slot) || !OidIsValid(slot.dboid))
+			continue;
+		orphan = true;
+		foreach(cell, candidates)
+			orphan &= ((Candidate *) lfirst(cell))->dboid != slot.dboid;
+		if (orphan)
+			(void) elt_registry_reap(index, &slot);
+	}
 }
 
 /* The databases that a worker can connect to, as Candidates in the current context. */

@@ -36,12 +36,14 @@
 #include "utils/timestamp.h"
 
 #define MAX_DATABASES		64	/* more than these share a counter */
+#define VACATE_MS			10000
 #define START_TIMEOUT_MS	60000	/* a claimed slot whose worker never came */
 
 typedef struct DatabaseConfig
 {
 	Oid			dboid;
 	uint64		generation;
+	TimestampTz vacated_at;		/* 0: not */
 } DatabaseConfig;
 
 typedef struct Registry
@@ -395,6 +397,15 @@ elt_registry_stop_requested(void)
 	return elt_my_slot != NULL && elt_my_slot->stop_requested;
 }
 
+/* A worker that leaves anyway ends what it is about. */
+void
+elt_registry_ignore_stop(void)
+{
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	elt_my_slot->stop_requested = false;
+	LWLockRelease(registry->lock);
+}
+
 /*
  * elt_registry_finish
  *		Leaves for good: the parent does not start this worker again until the
@@ -427,12 +438,12 @@ elt_registry_request_stop(int index)
 }
 
 /*
- * elt_registry_terminate_children
- *		Sends SIGTERM to all workers of a database but its supervisor; returns
- *		how many are still there.
+ * elt_registry_terminate
+ *		Sends SIGTERM to the workers of a database; returns how many are still
+ *		there.
  */
 int
-elt_registry_terminate_children(Oid dboid)
+elt_registry_terminate(Oid dboid, bool with_supervisor)
 {
 	int			count = 0;
 
@@ -441,8 +452,8 @@ elt_registry_terminate_children(Oid dboid)
 	{
 		EltWorkerSlot *slot = &registry->slots[i];
 
-		if (slot->kind == ELT_WORKER_NONE || slot->kind == ELT_WORKER_SUPERVISOR ||
-			slot->dboid != dboid || slot->ended)
+		if (slot->kind == ELT_WORKER_NONE || slot->dboid != dboid || slot->ended ||
+			(slot->kind == ELT_WORKER_SUPERVISOR && !with_supervisor))
 			continue;
 		count++;
 		if (slot->proc != NULL)
@@ -573,6 +584,31 @@ config_xact_callback(XactEvent event, void *arg)
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		config_change_pending = false;
+}
+
+void
+elt_registry_vacate(Oid dboid)
+{
+	DatabaseConfig *config;
+
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	config = database_config(dboid);
+	if (config->dboid == InvalidOid && config != &registry->databases[MAX_DATABASES - 1])
+		config->dboid = dboid;
+	config->vacated_at = GetCurrentTimestamp();
+	LWLockRelease(registry->lock);
+}
+
+bool
+elt_registry_is_vacated(Oid dboid)
+{
+	TimestampTz vacated_at;
+
+	LWLockAcquire(registry->lock, LW_SHARED);
+	vacated_at = database_config(dboid)->vacated_at;
+	LWLockRelease(registry->lock);
+	return vacated_at != 0 &&
+		!TimestampDifferenceExceeds(vacated_at, GetCurrentTimestamp(), VACATE_MS);
 }
 
 /* The entry of a database, else the first free one, else the shared one. */

@@ -70,12 +70,13 @@ extern int	elt_registry_launch(EltWorkerKind kind, Oid dboid, int64 object_id, c
 extern int	elt_registry_find(EltWorkerKind kind, Oid dboid, int64 object_id);
 extern bool elt_registry_reap(int index, EltWorkerSlot *ended);
 extern void elt_registry_request_stop(int index);
-extern int	elt_registry_terminate_children(Oid dboid);
+extern int	elt_registry_terminate(Oid dboid, bool with_supervisor);
 
 /* workers */
 extern void elt_registry_attach(int index, EltWorkerKind kind);
 extern void elt_registry_set_activity(const char *activity, const char *object_name);
 extern bool elt_registry_stop_requested(void);
+extern void elt_registry_ignore_stop(void);
 extern void elt_registry_finish(void) pg_attribute_noreturn();
 
 /* readers: a copy of slot "index", false where it is free */
@@ -98,5 +99,12 @@ extern void elt_registry_wake_transform(Oid dboid);
  */
 extern uint64 elt_config_generation(Oid dboid);
 extern void elt_config_changed(void);
+
+/*
+ * A database that somebody wants for himself: no supervisor is started in it
+ * for some seconds.
+ */
+extern void elt_registry_vacate(Oid dboid);
+extern bool elt_registry_is_vacated(Oid dboid);
 
 #endif							/* ELT_REGISTRY_H */

@@ -82,7 +82,7 @@ elt_workers(PG_FUNCTION_ARGS)
 		nulls[2] = !OidIsValid(slot.dboid);
 		values[3] = Int64GetDatum(slot.object_id);
 		values[4] = CStringGetTextDatum(slot.object_name);
-		nulls[4] = slot.object_name[0] == '\0';
+		nulls[4] = slot.object_name[0] == '\0' || !monitor;
 		values[5] = CStringGetTextDatum(slot.ended ? "ended" : slot.activity);
 		values[6] = TimestampTzGetDatum(slot.started_at);
 		nulls[6] = slot.started_at == 0;

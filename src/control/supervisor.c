@@ -315,7 +315,7 @@ clean_up_after_drop(void)
 		if (alive == 0)
 			break;
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), END_TIMEOUT_MS))
-			elt_registry_terminate_children(MyDatabaseId);
+			elt_registry_terminate(MyDatabaseId, false);
 		(void) elt_worker_nap(100);
 	}
 

@@ -64,6 +64,7 @@ pin_settings(void)
 		const char *name;
 		const char *value;
 	}			pins[] = {
+		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"DateStyle", "ISO, YMD"},
 		{"IntervalStyle", "postgres"},

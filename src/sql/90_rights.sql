@@ -7,7 +7,7 @@
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
-REVOKE ALL ON SCHEMA elt_raw FROM PUBLIC;
+REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;

@@ -120,6 +120,9 @@ static struct
 	int			max_changes;
 }			careful = {0, 0};
 
+/* Whether a batch is at work in this session: user code may run, and call elt. */
+static bool at_work = false;
+
 static EltBatchEnd run(Batch *batch, int max_lanes, int64 max_changes);
 static EltBatchEnd run_leased(Batch *batch, int64 max_changes);
 static void lease(Batch *batch, int max_lanes);
@@ -166,12 +169,14 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	batch->pipeline = pipeline;
 	batch->own_transaction = own_transaction;
 
+	at_work = true;
 	PG_TRY();
 	{
 		end = run(batch, max_lanes, max_changes);
 	}
 	PG_FINALLY();
 	{
+		at_work = false;
 		elt_worker_mark_writes(origin);
 	}
 	PG_END_TRY();
@@ -188,6 +193,21 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return end;
+}
+
+/*
+ * elt_batch_require_none
+ *		Raises where a batch is at work: what a transform or a trigger calls
+ *		must not change the pipeline under it, nor start a batch inside it.
+ */
+void
+elt_batch_require_none(const char *pipeline)
+{
+	if (at_work)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("pipeline \"%s\" cannot be changed or run inside a batch", pipeline),
+				 errhint("Do not call elt from transforms, or from triggers of a target.")));
 }
 
 /* Runs the batch to the end of its transaction, if that is its own. */
@@ -816,10 +836,8 @@ try(Batch *batch, void (*work) (Batch *batch))
 	CurrentResourceOwner = owner;
 	elt_worker_mark_writes(DoNotReplicateId);
 
-	/* a caller who cancels means the whole, and so does who shuts us down */
-	if (error != NULL &&
-		((error->sqlerrcode == ERRCODE_QUERY_CANCELED && !batch->own_transaction) ||
-		 error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN))
+	/* a caller who cancels means the whole; a shutdown is FATAL and does not come here */
+	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED && !batch->own_transaction)
 		ReThrowError(error);
 	return error;
 }

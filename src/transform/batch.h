@@ -40,4 +40,6 @@ typedef struct EltBatchCounts
 extern EltBatchEnd elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 								 EltBatchCounts *counts, bool own_transaction);
 
+extern void elt_batch_require_none(const char *pipeline);
+
 #endif							/* ELT_BATCH_H */

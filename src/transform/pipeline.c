@@ -60,6 +60,7 @@ static char read_ordering(const char *ordering);
 static char *find_relation(const EltSource *source, const char *relation);
 static bool relation_is_known(const EltSource *source, const char *relation, char **known);
 static List *read_key(Datum key);
+static void warn_of_target_owner(const EltPipeline *pipeline);
 static void check_key(EltPipeline *pipeline);
 static char *read_transform(const char *text);
 static List *source_columns(const EltSource *source, const char *relation);
@@ -103,7 +104,6 @@ elt_create_pipeline(PG_FUNCTION_ARGS)
 	pipeline->name = name;
 	pipeline->source_id = source->source_id;
 	pipeline->source = source->name;
-	pipeline->relation = find_relation(source, relation);
 	pipeline->raw_root = get_relname_relid(source->name, get_namespace_oid("elt_raw", false));
 	pipeline->target = PG_GETARG_OID(3);
 	pipeline->lanes = options.lanes;
@@ -118,6 +118,8 @@ elt_create_pipeline(PG_FUNCTION_ARGS)
 				 errhint("Drop the source and create it again.")));
 
 	elt_target_check(pipeline);
+	warn_of_target_owner(pipeline);
+	pipeline->relation = find_relation(source, relation);
 	pipeline->key = PG_ARGISNULL(6) ? NIL : read_key(PG_GETARG_DATUM(6));
 	check_key(pipeline);
 	if (!PG_ARGISNULL(4))
@@ -313,6 +315,24 @@ read_key(Datum key)
 	return names;
 }
 
+/* What a table's owner attaches to it runs as the pipeline's owner. */
+static void
+warn_of_target_owner(const EltPipeline *pipeline)
+{
+	Relation	target = table_open(pipeline->target, AccessShareLock);
+	Oid			owner = target->rd_rel->relowner;
+
+	if (superuser_arg(pipeline->owner) && !superuser_arg(owner))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("triggers, defaults and constraints of table \"%s\" will run as superuser \"%s\"",
+						RelationGetRelationName(target), GetUserNameFromId(pipeline->owner, false)),
+				 errdetail("The table belongs to role \"%s\", who is no superuser and may add some.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("Create the pipeline as that role.")));
+	table_close(target, NoLock);
+}
+
 /* An upsert needs a key that a unique index enforces; an append has none. */
 static void
 check_key(EltPipeline *pipeline)
@@ -477,6 +497,7 @@ own_pipeline(const char *name)
 {
 	EltPipeline *pipeline = elt_catalog_pipeline(name, false);
 
+	elt_batch_require_none(name);
 	if (!has_privs_of_role(GetUserId(), pipeline->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

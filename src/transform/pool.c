@@ -254,7 +254,7 @@ run_task(Pool *pool, Task *task)
 
 		GetTempNamespaceState(&temp_namespace, &temp_toast_namespace);
 		if (OidIsValid(temp_namespace))
-			proc_exit(0);
+			elt_registry_finish();	/* and comes again at once */
 	}
 	return end == ELT_BATCH_MORE;
 }

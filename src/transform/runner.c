@@ -11,9 +11,12 @@
  * defaults, constraints, casts, operators) runs under the owner's id with
  * SECURITY_LOCAL_USERID_CHANGE, so that SET ROLE cannot get back, at a GUC
  * nest level that is thrown away, with the search_path stored at creation.
- * Constraints are immediate, so that no deferred trigger is left to run under
- * the id that commits.  An error leaves through the caller's subtransaction,
- * which restores id and settings.
+ * Nothing may be left to run under the id that commits: constraints are
+ * immediate, and SECURITY_RESTRICTED_OPERATION refuses what would defer
+ * triggers again, hold a cursor, or leave temporary tables and prepared
+ * statements to whoever uses the session next.  (A superuser has nothing to
+ * gain, and is not restricted.)  An error leaves through the caller's
+ * subtransaction, which restores id and settings.
  *
  * Plans are kept for the session.  They are dropped when pipelines change
  * and when the target does.  A plan is made for a size of batch and a size of
@@ -116,7 +119,8 @@ static void
 enter_owner(const EltPipeline *pipeline, Scope *scope)
 {
 	GetUserIdAndSecContext(&scope->user, &scope->sec_context);
-	SetUserIdAndSecContext(pipeline->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(pipeline->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   (superuser_arg(pipeline->owner) ? 0 : SECURITY_RESTRICTED_OPERATION));
 	scope->nest_level = NewGUCNestLevel();
 	if (strstr(pipeline->search_path, "pg_temp") != NULL)
 		set_config("search_path", pipeline->search_path);

@@ -56,6 +56,11 @@ elt_target_check(const EltPipeline *pipeline)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", get_rel_name(pipeline->target)),
 				 errhint("The target of a pipeline is a table or a partitioned table.")));
+	if (get_rel_persistence(pipeline->target) == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a temporary table", get_rel_name(pipeline->target)),
+				 errhint("Workers have sessions of their own: the target is a table that all sessions see.")));
 	if (is_protected_schema(get_rel_namespace(pipeline->target)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -73,6 +78,12 @@ elt_target_check(const EltPipeline *pipeline)
 				 errhint("GRANT SELECT ON elt_raw.%s TO %s",
 						 quote_identifier(pipeline->source),
 						 quote_identifier(GetUserNameFromId(pipeline->owner, false)))));
+	if (check_enable_rls(pipeline->raw_root, pipeline->owner, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security of elt_raw.%s binds role \"%s\"",
+						quote_identifier(pipeline->source), GetUserNameFromId(pipeline->owner, false)),
+				 errhint("Let a role that bypasses row-level security own the pipeline.")));
 	require_right(pipeline, ACL_INSERT, "INSERT");
 	if (!pipeline->append)
 	{

@@ -1,0 +1,168 @@
+/*
+ * vacate.c
+ *	  Making room for commands that want a database without connections.
+ *
+ * DROP DATABASE, CREATE DATABASE ... TEMPLATE, and ALTER DATABASE ... RENAME
+ * or SET TABLESPACE fail while somebody is connected, and an active logical
+ * slot makes even DROP DATABASE ... WITH (FORCE) fail.  A hook on utility
+ * commands therefore ends elt's workers in that database first, for who may
+ * give the command, and keeps the launcher away for some seconds.  Where the
+ * command fails, they come back by themselves.
+ *
+ * Slots of the database go with it; its replication origins, which belong to
+ * the cluster, are dropped here after it.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_replication_origin.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "compat.h"
+#include "control/registry.h"
+#include "control/vacate.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#define WAIT_MS		5000
+#define POLL_MS		10
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+static void vacate_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
+						   ProcessUtilityContext context, ParamListInfo params,
+						   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion);
+static const char *database_to_vacate(Node *command);
+static const char *option_value(List *options, const char *name);
+static void vacate(Oid dboid);
+static void drop_origins(Oid dboid);
+
+void
+elt_vacate_install_hook(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = vacate_utility;
+}
+
+static void
+vacate_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
+			   ProcessUtilityContext context, ParamListInfo params,
+			   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
+	const char *name = database_to_vacate(statement->utilityStmt);
+	bool		drops = IsA(statement->utilityStmt, DropdbStmt);
+	Oid			dboid = name ? get_database_oid(name, true) : InvalidOid;
+
+	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
+		elt_database_ownercheck(dboid, GetUserId()))
+		vacate(dboid);
+
+	if (previous_hook)
+		previous_hook(statement, query, read_only_tree, context, params, environment, dest, completion);
+	else
+		standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, dest, completion);
+
+	if (drops && OidIsValid(dboid))
+		drop_origins(dboid);
+}
+
+/* The database that a command wants without connections, NULL: none. */
+static const char *
+database_to_vacate(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			return ((DropdbStmt *) command)->dbname;
+		case T_CreatedbStmt:
+			return option_value(((CreatedbStmt *) command)->options, "template");
+		case T_AlterDatabaseStmt:
+			if (option_value(((AlterDatabaseStmt *) command)->options, "tablespace") != NULL)
+				return ((AlterDatabaseStmt *) command)->dbname;
+			return NULL;
+		case T_RenameStmt:
+			if (((RenameStmt *) command)->renameType == OBJECT_DATABASE)
+				return ((RenameStmt *) command)->subname;
+			return NULL;
+		default:
+			return NULL;
+	}
+}
+
+static const char *
+option_value(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst(cell);
+
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/*
+ * Ends the workers and waits until they, and the walsenders that serve them,
+ * are gone.  The command itself says what is wrong where that takes too long.
+ */
+static void
+vacate(Oid dboid)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	int			slots;
+	int			active;
+
+	elt_registry_vacate(dboid);
+	if (elt_registry_terminate(dboid, true) == 0)
+		return;
+	do
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		(void) ReplicationSlotsCountDBSlots(dboid, &slots, &active);
+	} while ((active > 0 || elt_registry_terminate(dboid, true) > 0) &&
+			 !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), WAIT_MS));
+}
+
+/* The names are elt_<database>_<source>, see elt_origin_name(). */
+static void
+drop_origins(Oid dboid)
+{
+	char	   *prefix = psprintf("elt_%u_", dboid);
+	List	   *names = NIL;
+	ListCell   *cell;
+	Relation	origins;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	origins = table_open(ReplicationOriginRelationId, AccessShareLock);
+	scan = systable_beginscan(origins, InvalidOid, false, NULL, 0, NULL);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		bool		isnull;
+		Datum		name = heap_getattr(tuple, Anum_pg_replication_origin_roname,
+										RelationGetDescr(origins), &isnull);
+
+		if (!isnull && strncmp(TextDatumGetCString(name), prefix, strlen(prefix)) == 0)
+			names = lappend(names, TextDatumGetCString(name));
+	}
+	systable_endscan(scan);
+	table_close(origins, AccessShareLock);
+
+	foreach(cell, names)
+		replorigin_drop_by_name(lfirst(cell), true, true);
+}
