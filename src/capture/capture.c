@@ -279,7 +279,7 @@ make_slot(void)
 	elt_spi_run("UPDATE elt.sources SET start_lsn = $2 WHERE source_id = $1", 2, types, values, NULL);
 	for (int i = 0; i < PQntuples(result); i++)
 	{
-		values[2] = CStringGetTextDatum(PQgetvalue(result, i, 0));
+		values[2] = CStringGetTextDatum(elt_stream_value(result, i, 0));
 		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state, sync_lsn) "
 					"VALUES ($1, $3, CASE WHEN $4 THEN 'pending' ELSE 'ready' END, $2) "
 					"ON CONFLICT (source_id, relation) DO NOTHING",

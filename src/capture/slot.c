@@ -44,7 +44,7 @@ elt_slot_create(EltStream *stream, const char *slot_name)
 							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing')",
 									   slot_name, ELT_LIBRARY),
 							  PGRES_TUPLES_OK);
-	lsn = parse_lsn(PQgetvalue(result, 0, 1));
+	lsn = parse_lsn(elt_stream_value(result, 0, 1));
 	PQclear(result);
 	return lsn;
 }
@@ -60,7 +60,7 @@ elt_slot_create_snapshot(EltStream *stream, const char *slot_name)
 							  psprintf("CREATE_REPLICATION_SLOT \"%s\" TEMPORARY LOGICAL \"%s\" (SNAPSHOT 'use')",
 									   slot_name, ELT_LIBRARY),
 							  PGRES_TUPLES_OK);
-	lsn = parse_lsn(PQgetvalue(result, 0, 1));
+	lsn = parse_lsn(elt_stream_value(result, 0, 1));
 	PQclear(result);
 	return lsn;
 }

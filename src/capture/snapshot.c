@@ -25,6 +25,7 @@
 #include "capture/snapshot.h"
 #include "catalog/pg_type.h"
 #include "control/worker.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
@@ -160,6 +161,7 @@ copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const ch
 	MemoryContextSwitchTo(row_context);
 	while ((line = elt_stream_copy_line(stream, &length)) != NULL)
 	{
+		(void) pg_verify_mbstr(GetDatabaseEncoding(), line, length, false);
 		parse_line(line, length, &row);
 		elt_stage_copied_row(stage, relation, &row);
 		rows++;
@@ -266,9 +268,9 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 				 errhint("Where it was dropped, SELECT elt.remove_table(%s, %s).",
 						 quote_literal_cstr(source->name), literal)));
 	}
-	relation->id = strtoul(PQgetvalue(result, 0, 0), NULL, 10);
-	*partitioned = PQgetvalue(result, 0, 1)[0] == 't';
-	if (PQgetvalue(result, 0, 2)[0] == 't')
+	relation->id = strtoul(elt_stream_value(result, 0, 0), NULL, 10);
+	*partitioned = elt_stream_value(result, 0, 1)[0] == 't';
+	if (elt_stream_value(result, 0, 2)[0] == 't')
 	{
 		PQclear(result);
 		ereport(ERROR,
@@ -299,11 +301,11 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 		StringInfoData code;
 
 		initStringInfo(&code);
-		append_type_code(stream, &code, strtoul(PQgetvalue(result, i, 2), NULL, 10), 0);
-		column->name = pstrdup(PQgetvalue(result, i, 0));
-		column->type_name = pstrdup(PQgetvalue(result, i, 1));
+		append_type_code(stream, &code, strtoul(elt_stream_value(result, i, 2), NULL, 10), 0);
+		column->name = pstrdup(elt_stream_value(result, i, 0));
+		column->type_name = pstrdup(elt_stream_value(result, i, 1));
 		column->type_code = code.data;
-		column->in_key = PQgetvalue(result, i, 3)[0] == 't';
+		column->in_key = elt_stream_value(result, i, 3)[0] == 't';
 	}
 	PQclear(result);
 	elt_relation_finish(relation);
@@ -335,29 +337,29 @@ append_type_code(EltStream *stream, StringInfo code, Oid type, int depth)
 				   "FROM pg_catalog.pg_type t WHERE t.oid = %u", type);
 	if (PQntuples(result) != 1)
 		appendStringInfoChar(code, 's');
-	else if (PQgetvalue(result, 0, 0)[0] == 'd')
-		append_type_code(stream, code, strtoul(PQgetvalue(result, 0, 1), NULL, 10), depth + 1);
-	else if (PQgetvalue(result, 0, 0)[0] == 'c')
+	else if (elt_stream_value(result, 0, 0)[0] == 'd')
+		append_type_code(stream, code, strtoul(elt_stream_value(result, 0, 1), NULL, 10), depth + 1);
+	else if (elt_stream_value(result, 0, 0)[0] == 'c')
 	{
 		PGresult   *fields = query(stream,
 								   "SELECT attname, atttypid FROM pg_catalog.pg_attribute "
 								   "WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-								   PQgetvalue(result, 0, 2));
+								   elt_stream_value(result, 0, 2));
 
 		appendStringInfoString(code, "c(");
 		for (int i = 0; i < PQntuples(fields); i++)
 		{
-			elt_type_append_field_name(code, PQgetvalue(fields, i, 0));
-			append_type_code(stream, code, strtoul(PQgetvalue(fields, i, 1), NULL, 10), depth + 1);
+			elt_type_append_field_name(code, elt_stream_value(fields, i, 0));
+			append_type_code(stream, code, strtoul(elt_stream_value(fields, i, 1), NULL, 10), depth + 1);
 		}
 		appendStringInfoChar(code, ')');
 		PQclear(fields);
 	}
-	else if (strcmp(PQgetvalue(result, 0, 3), "0") != 0)
+	else if (strcmp(elt_stream_value(result, 0, 3), "0") != 0)
 	{
 		appendStringInfoChar(code, 'a');
-		appendStringInfoString(code, PQgetvalue(result, 0, 4));
-		append_type_code(stream, code, strtoul(PQgetvalue(result, 0, 3), NULL, 10), depth + 1);
+		appendStringInfoString(code, elt_stream_value(result, 0, 4));
+		append_type_code(stream, code, strtoul(elt_stream_value(result, 0, 3), NULL, 10), depth + 1);
 	}
 	else
 		appendStringInfoChar(code, 's');

@@ -238,9 +238,9 @@ elt_stream_check_server(EltStream *stream)
 							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'server_encoding'), "
 							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries')",
 							  PGRES_TUPLES_OK);
-	wal_level = pstrdup(PQgetvalue(result, 0, 0));
-	encoding = pstrdup(PQgetvalue(result, 0, 1));
-	libraries = pstrdup(PQgetvalue(result, 0, 2));
+	wal_level = pstrdup(elt_stream_value(result, 0, 0));
+	encoding = pstrdup(elt_stream_value(result, 0, 1));
+	libraries = pstrdup(elt_stream_value(result, 0, 2));
 
 	/* servers that do not know the setting load any plugin */
 	if (!PQgetisnull(result, 0, 2))
@@ -314,6 +314,22 @@ next_result(EltStream *stream)
 			report(stream, NULL, "the connection to the source broke");
 	}
 	return PQgetResult(stream->connection);
+}
+
+char *
+elt_stream_value(PGresult *result, int row, int column)
+{
+	char	   *value;
+
+	if (row >= PQntuples(result) || column >= PQnfields(result))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the source answered with %d rows of %d columns",
+						PQntuples(result), PQnfields(result)),
+				 errdetail("Row %d, column %d is expected.", row + 1, column + 1)));
+	value = PQgetvalue(result, row, column);
+	(void) pg_verify_mbstr(GetDatabaseEncoding(), value, strlen(value), false);
+	return value;
 }
 
 char *

@@ -41,6 +41,12 @@ extern void elt_stream_check_server(EltStream *stream);
  */
 extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
 
+/*
+ * A value of a result, "" for null.  Raises where the source sent no such row
+ * or column, or bytes that are no text here.
+ */
+extern char *elt_stream_value(PGresult *result, int row, int column);
+
 /* A value quoted as an SQL literal or identifier, palloc'd. */
 extern char *elt_stream_literal(const char *value);
 

@@ -222,7 +222,7 @@ present_position(const EltSource *source)
 		EltStream  *stream = elt_stream_connect(source->conninfo, "elt wait");
 		PGresult   *result = elt_stream_query(stream, "IDENTIFY_SYSTEM", PGRES_TUPLES_OK);
 
-		lsn = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, 0, 2))));
+		lsn = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(elt_stream_value(result, 0, 2))));
 		PQclear(result);
 		elt_stream_close(stream);
 	}

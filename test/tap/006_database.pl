@@ -49,7 +49,7 @@ $node->safe_psql('copy_of_one', "SELECT elt.resume_source('s')");
 is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'the copy is captured');
 $node->safe_psql('copy_of_one', 'INSERT INTO t VALUES (7)');
 is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s')"), 't', 'and goes on');
-is($node->safe_psql('copy_of_one', "SELECT string_agg(op || (after->>'id'), ' ' ORDER BY change_id) FROM elt_raw.s"),
+is($node->safe_psql('copy_of_one', "SELECT string_agg(op::text || (after->>'id'), ' ' ORDER BY change_id) FROM elt_raw.s"),
 	'c7', 'with its own rows');
 
 # and away, with capture running
