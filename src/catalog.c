@@ -15,7 +15,6 @@
 
 #include "catalog.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "miscadmin.h"
@@ -38,7 +37,9 @@ typedef struct PlanEntry
 static HTAB *plans = NULL;
 
 #define SOURCE_COLUMNS \
-	"s.source_id, s.name, s.owner::oid, s.conninfo, s.publication::text, s.own_publication, " \
+	"s.source_id, s.name, s.owner::oid, " \
+	"s.conninfo || coalesce((SELECT ' ' || x.secret FROM elt.source_secrets x WHERE x.source_id = s.source_id), ''), " \
+	"s.publication::text, s.own_publication, " \
 	"s.slot_name::text, s.snapshot = 'initial', s.enabled, s.home = elt.home(), s.start_lsn, s.partition_changes"
 
 #define PIPELINE_COLUMNS \
@@ -144,8 +145,11 @@ elt_catalog_lock_source(int64 source_id, bool exclusive)
 {
 	LOCKTAG		tag;
 
-	/* locks on extensions themselves have objsubid 0 */
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, (Oid) source_id, 1);
+	/*
+	 * Other locks of a session would not survive an error, nor be released at
+	 * exit; the functions of SQL use the last field's values 1 and 2.
+	 */
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (source_id >> 32), (uint32) source_id, 3);
 	(void) LockAcquire(&tag, exclusive ? AccessExclusiveLock : ShareLock, !exclusive, false);
 }
 

@@ -271,7 +271,7 @@ make_slot(void)
 									   "AND schemaname NOT IN ('elt', 'elt_raw')", publication),
 							  PGRES_TUPLES_OK);
 
-	elt_worker_begin("recording the slot");
+	elt_worker_begin_work("recording the slot");
 	values[0] = Int64GetDatum(source->source_id);
 	values[1] = LSNGetDatum(lsn);
 	values[3] = BoolGetDatum(source->snapshot);
@@ -300,7 +300,7 @@ has_pending_copies(void)
 	bool		pending;
 	EltSpi		spi;
 
-	elt_worker_begin("looking for tables to copy");
+	elt_worker_begin_work("looking for tables to copy");
 	elt_spi_begin(&spi);
 	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' LIMIT 1",
 						  1, types, values, NULL) > 0;
@@ -437,7 +437,7 @@ process_message(char *data, int length)
 static void
 open_transaction(void)
 {
-	elt_worker_begin("staging changes");
+	elt_worker_begin_work("staging changes");
 	MemoryContextSwitchTo(capture.round_context);
 	capture.in_transaction = true;
 	capture.transaction_start = GetCurrentTimestamp();

@@ -71,7 +71,7 @@ elt_snapshot_copy_pending(EltStream *stream, EltStage *stage, const EltSource *s
 		const char *relation = lfirst(cell);
 		int64		rows;
 
-		elt_worker_begin("copying a table");
+		elt_worker_begin_work("copying a table");
 		rows = copy_table(stream, stage, source, relation, lsn);
 		mark_copied(source, relation, lsn, rows);
 		elt_worker_commit();
@@ -97,7 +97,7 @@ pending_relations(const EltSource *source)
 	uint64		rows;
 	EltSpi		spi;
 
-	elt_worker_begin("looking for tables to copy");
+	elt_worker_begin_work("looking for tables to copy");
 	MemoryContextSwitchTo(context);
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT relation FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' ORDER BY table_id",

@@ -70,7 +70,7 @@ static Oid	published_table(const char *relation);
 static void warn_without_identity(Oid relid);
 static char *qualified_name(Oid relid);
 static char *slot_name_for(const char *name);
-static int64 insert_source(EltSource *source, Jsonb *options);
+static int64 insert_source(EltSource *source, const char *secret, Jsonb *options);
 static void set_enabled(EltSource *source, bool enabled);
 static bool table_is_captured(int64 source_id, const char *relation);
 static void set_table_state(int64 source_id, const char *relation, const char *state);
@@ -85,6 +85,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 	EltSource	source = {0};
 	ArrayType  *tables = PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1);
 	char	   *snapshot = required_name(fcinfo, 4, "snapshot");
+	char	   *secret = NULL;
 	Jsonb	   *options = PG_ARGISNULL(5) ? NULL : PG_GETARG_JSONB_P(5);
 
 	source.name = required_name(fcinfo, 0, "name");
@@ -117,7 +118,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 
 	if (source.conninfo != NULL)
 	{
-		elt_stream_check_conninfo(source.conninfo);
+		source.conninfo = elt_stream_check_conninfo(source.conninfo, &secret);
 		if (tables != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -146,7 +147,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 		warn_of_settings();
 
 	source.slot_name = slot_name_for(source.name);
-	source.source_id = insert_source(&source, options);
+	source.source_id = insert_source(&source, secret, options);
 	elt_partition_create_root(&source);
 	elt_config_changed();
 	PG_RETURN_INT64(source.source_id);
@@ -368,7 +369,7 @@ slot_name_for(const char *name)
 }
 
 static int64
-insert_source(EltSource *source, Jsonb *options)
+insert_source(EltSource *source, const char *secret, Jsonb *options)
 {
 	Oid			types[] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, TEXTOID, JSONBOID, INT4OID};
 	Datum		values[9];
@@ -394,6 +395,14 @@ insert_source(EltSource *source, Jsonb *options)
 				"VALUES ($1, $2::regrole, $3, $4, $5, $6, $7, coalesce($8, '{}'), $9, elt.home()) "
 				"RETURNING source_id", 9, types, values, nulls);
 	source_id = elt_spi_int64(0, 1);
+	if (secret != NULL)
+	{
+		Oid			secret_types[] = {INT8OID, TEXTOID};
+		Datum		secret_values[] = {Int64GetDatum(source_id), CStringGetTextDatum(secret)};
+
+		elt_spi_run("INSERT INTO elt.source_secrets (source_id, secret) VALUES ($1, $2)",
+					2, secret_types, secret_values, NULL);
+	}
 	elt_spi_end(&spi);
 	return source_id;
 }
@@ -580,7 +589,8 @@ elt_drop_source(PG_FUNCTION_ARGS)
 
 	elt_spi_begin(&spi);
 	elt_spi_run("INSERT INTO elt.dropped_sources (source_id, name, conninfo, slot_name) "
-				"SELECT source_id, name, conninfo, slot_name FROM elt.sources WHERE source_id = $1",
+				"SELECT s.source_id, s.name, s.conninfo || coalesce(' ' || x.secret, ''), s.slot_name "
+				"FROM elt.sources s LEFT JOIN elt.source_secrets x USING (source_id) WHERE s.source_id = $1",
 				1, types, values, NULL);
 	elt_spi_run("DELETE FROM elt.sources WHERE source_id = $1", 1, types, values, NULL);
 	if (source->own_publication)

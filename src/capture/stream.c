@@ -62,6 +62,7 @@ static const char pinned_session[] =
 "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
 
 static const char *first_socket_directory(void);
+static void append_option(StringInfo conninfo, const PQconninfoOption *option);
 static void poll_until_connected(EltStream *stream, TimestampTz deadline);
 static void wait_for_socket(EltStream *stream, int events, long timeout_ms);
 static void cancel_command(EltStream *stream);
@@ -117,7 +118,8 @@ elt_stream_connect(const char *conninfo, const char *appname)
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
 	keywords[n] = "options";
-	values[n++] = pinned_session;
+	/* what a database of ours sets for people must not take the worker's rights */
+	values[n++] = stream->local ? psprintf("%s -c role=none", pinned_session) : pinned_session;
 	keywords[n] = NULL;
 	values[n] = NULL;
 
@@ -190,9 +192,11 @@ elt_stream_close(EltStream *stream)
 	pfree(stream);
 }
 
-void
-elt_stream_check_conninfo(const char *conninfo)
+char *
+elt_stream_check_conninfo(const char *conninfo, char **secret)
 {
+	StringInfoData shown;
+	StringInfoData hidden;
 	char	   *error = NULL;
 	PQconninfoOption *options = PQconninfoParse(conninfo, &error);
 
@@ -202,6 +206,8 @@ elt_stream_check_conninfo(const char *conninfo)
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("invalid connection string"),
 				 errhint("It has the form host=... port=... dbname=... user=..., or postgresql://...")));
+	initStringInfo(&shown);
+	initStringInfo(&hidden);
 	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
 	{
 		bool		allowed = (option->val == NULL);
@@ -218,8 +224,26 @@ elt_stream_check_conninfo(const char *conninfo)
 					 errmsg("connection option \"%s\" is not allowed in a source's conninfo", keyword),
 					 errhint("elt sets replication, application_name, client_encoding and options itself.")));
 		}
+		if (option->val != NULL)
+			append_option(strcmp(option->keyword, "password") == 0 || strcmp(option->keyword, "sslpassword") == 0 ?
+						  &hidden : &shown, option);
 	}
 	PQconninfoFree(options);
+	*secret = hidden.len > 0 ? hidden.data : NULL;
+	return shown.data;
+}
+
+static void
+append_option(StringInfo conninfo, const PQconninfoOption *option)
+{
+	appendStringInfo(conninfo, "%s%s='", conninfo->len > 0 ? " " : "", option->keyword);
+	for (const char *c = option->val; *c != '\0'; c++)
+	{
+		if (*c == '\'' || *c == '\\')
+			appendStringInfoChar(conninfo, '\\');
+		appendStringInfoChar(conninfo, *c);
+	}
+	appendStringInfoChar(conninfo, '\'');
 }
 
 /* ---- SQL ---- */

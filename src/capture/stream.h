@@ -26,8 +26,11 @@ typedef enum EltStreamMessage
 extern EltStream *elt_stream_connect(const char *conninfo, const char *appname);
 extern void elt_stream_close(EltStream *stream);
 
-/* Refuses a conninfo that holds an option outside the allow-list. */
-extern void elt_stream_check_conninfo(const char *conninfo);
+/*
+ * Refuses a conninfo that holds an option outside the allow-list; returns it
+ * without passwords, and these apart (NULL where there are none).
+ */
+extern char *elt_stream_check_conninfo(const char *conninfo, char **secret);
 
 /*
  * Refuses a server that cannot be a source as it is set up; the error's hint

@@ -366,13 +366,13 @@ remember_error(ErrorData *edata)
 	if (edata->elevel >= ERROR && edata->sqlerrcode != ERRCODE_ADMIN_SHUTDOWN &&
 		elt_my_slot != NULL && LWLockConditionalAcquire(registry->lock, LW_EXCLUSIVE))
 	{
-		char	   *text = elt_my_slot->last_error;
-		Size		used = strlcpy(text, edata->message ? edata->message : "unknown error", ELT_ERROR_LEN);
+		char	   *summary = elt_my_slot->last_error;
+		Size		used = strlcpy(summary, edata->message ? edata->message : "unknown error", ELT_ERROR_LEN);
 
 		if (edata->detail != NULL && used < ELT_ERROR_LEN)
-			used += snprintf(text + used, ELT_ERROR_LEN - used, " (%s)", edata->detail);
+			used += snprintf(summary + used, ELT_ERROR_LEN - used, " (%s)", edata->detail);
 		if (edata->hint != NULL && used < ELT_ERROR_LEN)
-			snprintf(text + used, ELT_ERROR_LEN - used, " HINT: %s", edata->hint);
+			snprintf(summary + used, ELT_ERROR_LEN - used, " HINT: %s", edata->hint);
 		elt_my_slot->last_error_at = GetCurrentTimestamp();
 		LWLockRelease(registry->lock);
 	}

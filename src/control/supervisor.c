@@ -272,8 +272,9 @@ static void
 note_capture_end(int64 source_id, EltWorkerSlot *ended)
 {
 	elt_worker_begin("recording the end of a worker");
-	elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
-								 ended->last_error, ended->last_error_at);
+	if (elt_worker_holds_extension())
+		elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
+									 ended->last_error, ended->last_error_at);
 	elt_worker_commit();
 }
 

@@ -143,6 +143,14 @@ elt_worker_holds_extension(void)
 	return get_extension_oid("elt", true) == extension;
 }
 
+void
+elt_worker_begin_work(const char *activity)
+{
+	elt_worker_begin(activity);
+	if (!elt_worker_holds_extension())
+		elt_registry_finish();
+}
+
 uint16
 elt_worker_mark_writes(uint16 origin)
 {

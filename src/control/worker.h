@@ -32,6 +32,14 @@ extern void elt_worker_commit(void);
 extern bool elt_worker_holds_extension(void);
 
 /*
+ * As elt_worker_begin, for a transaction that works on elt's tables.  Holding
+ * the extension first, it and DROP EXTENSION never wait for each other's locks
+ * on tables.  Where the extension is gone the worker leaves; the supervisor
+ * cleans up.
+ */
+extern void elt_worker_begin_work(const char *activity);
+
+/*
  * elt's own writes carry an origin that the output plugin filters, so that
  * they never come back through a local source.  Returns the previous origin.
  */

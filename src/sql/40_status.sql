@@ -46,7 +46,8 @@ COMMENT ON VIEW elt.stat_workers IS 'one row per elt process of the server, for 
 
 CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 	SELECT s.name AS source,
-		   CASE WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
+		   CASE WHEN r.wal_status = 'lost' THEN 'lost'
+				WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
 				WHEN w.state IN ('streaming', 'snapshot') THEN w.state
 				WHEN w.pid IS NOT NULL AND w.last_error IS NULL AND s.last_error IS NULL THEN 'starting'
 				WHEN s.last_error IS NOT NULL THEN 'error'

@@ -74,6 +74,8 @@ AS $$
 		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
 		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END),
 		   CASE WHEN s.state = 'paused' THEN format('SELECT elt.resume_source(%L)', s.source)
+				WHEN s.state = 'lost' THEN format('The WAL after %s was removed before it was staged (max_slot_wal_keep_size): '
+					'drop the source, with keep_raw if you like, and create it anew.', s.confirmed_lsn)
 				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
 	FROM elt.stat_sources s
 	UNION ALL

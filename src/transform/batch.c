@@ -163,7 +163,7 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	uint16		origin = elt_worker_mark_writes(DoNotReplicateId);
 
 	if (own_transaction)
-		elt_worker_begin(pipeline->name);
+		elt_worker_begin_work(pipeline->name);
 	MemoryContextSwitchTo(context);
 	batch = palloc0(sizeof(Batch));
 	batch->pipeline = pipeline;
@@ -794,7 +794,7 @@ give_up(Batch *batch)
 	if (pipeline->state != 'b')
 		ereport(LOG,
 				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, message.data)));
-	elt_worker_begin(pipeline->name);
+	elt_worker_begin_work(pipeline->name);
 	MemoryContextSwitchTo(context);
 	elt_pipeline_set_blocked(pipeline->pipeline_id, message.data, pipeline->probes);
 	elt_worker_commit();

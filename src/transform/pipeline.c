@@ -325,8 +325,8 @@ warn_of_target_owner(const EltPipeline *pipeline)
 	if (superuser_arg(pipeline->owner) && !superuser_arg(owner))
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
-				 errmsg("triggers, defaults and constraints of table \"%s\" will run as superuser \"%s\"",
-						RelationGetRelationName(target), GetUserNameFromId(pipeline->owner, false)),
+				 errmsg("triggers, defaults and constraints of table \"%s\" will run with a superuser's rights",
+						RelationGetRelationName(target)),
 				 errdetail("The table belongs to role \"%s\", who is no superuser and may add some.",
 						   GetUserNameFromId(owner, false)),
 				 errhint("Create the pipeline as that role.")));

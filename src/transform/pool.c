@@ -136,15 +136,11 @@ look(Pool *pool)
 	bool		work = false;
 	ListCell   *lc;
 
-	elt_worker_begin("looking for changes");
+	elt_worker_begin_work("looking for changes");
 	MemoryContextReset(pool->round);
 	old = MemoryContextSwitchTo(pool->round);
 	if (pool->generation != elt_config_generation(MyDatabaseId))
-	{
-		if (!elt_worker_holds_extension())
-			elt_registry_finish();
 		load_tasks(pool);
-	}
 	foreach(lc, pool->tasks)
 	{
 		Task	   *task = lfirst(lc);

@@ -201,6 +201,24 @@ ok( poll_perl(60, sub {
 		return time() - $since > 3;
 	}), 'an idle system writes no WAL');
 
+# ---- the WAL of a source is removed ----
+
+my $slot = $node->safe_psql('postgres', "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'elt_st_%'");
+$node->safe_psql('postgres', "SELECT elt.pause_source('st')");
+poll_ok($node, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '$slot'", 'a source is paused');
+$node->append_conf('postgresql.conf', 'max_slot_wal_keep_size = 1MB');
+$node->reload;
+$node->safe_psql('postgres', "INSERT INTO t VALUES (700001, 'lost')");
+$node->safe_psql('postgres', "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)); SELECT pg_switch_wal()") foreach 1 .. 3;
+$node->safe_psql('postgres', 'CHECKPOINT');
+poll_ok($node, "SELECT state = 'lost' FROM elt.stat_sources WHERE source = 'st'", 'a slot whose WAL is removed is shown as lost');
+like($node->safe_psql('postgres', q{SELECT severity || ' ' || hint FROM elt.health() WHERE "check" = 'source st' AND NOT ok}),
+	qr/^critical .*create it anew/, 'and by health()');
+$node->safe_psql('postgres', "SELECT elt.resume_source('st')");
+poll_ok($node, "SELECT state = 'lost' AND last_error IS NOT NULL FROM elt.stat_sources WHERE source = 'st'", 'resuming it fails');
+is($node->safe_psql('postgres', "SELECT string_agg(slot_name || wal_status, '') FROM pg_replication_slots WHERE slot_name LIKE 'elt_st_%'"),
+	"${slot}lost", 'and makes no new slot that hides the gap');
+
 # ---- the end ----
 
 $node->safe_psql('postgres', "SELECT elt.drop_pipeline('p'); SELECT elt.drop_source(source) FROM elt.stat_sources");
