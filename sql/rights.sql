@@ -57,6 +57,34 @@ SELECT "check", ok FROM elt.health() WHERE "check" = 'source rights';
 SELECT * FROM elt_raw.rights;
 RESET ROLE;
 
+REVOKE pg_monitor FROM rights_nobody;
+
+-- what is in quarantine shows to who owns the pipeline
+CREATE TABLE rights_target (id int PRIMARY KEY CHECK (id > 0));
+INSERT INTO rights_t VALUES (-1);
+UPDATE rights_t SET id = -1;
+SELECT elt.wait_for_source('rights');
+GRANT USAGE ON SCHEMA elt_raw TO rights_nobody;
+GRANT SELECT ON elt_raw.rights TO rights_nobody;
+GRANT SELECT, INSERT, UPDATE, DELETE ON rights_target TO rights_nobody;
+GRANT EXECUTE ON FUNCTION elt.create_pipeline, elt.wait_for, elt.drop_pipeline TO rights_nobody;
+CREATE ROLE rights_other;
+SET ROLE rights_nobody;
+SELECT elt.create_pipeline('rights', 'rights', 'public.rights_t', 'rights_target') > 0 AS created;
+SELECT elt.wait_for('rights');
+SELECT op, key, record, sqlstate FROM elt.quarantine;
+SELECT op, key FROM elt.parked;
+SELECT pipeline, quarantined_open FROM elt.stat_pipelines;
+SET ROLE rights_other;
+SELECT count(*) FROM elt.quarantine;
+SELECT count(*) FROM elt.parked;
+SELECT count(*) FROM elt.stat_pipelines;
+SET ROLE rights_nobody;
+SELECT elt.drop_pipeline('rights');
+RESET ROLE;
+
 SELECT elt.drop_source('rights');
-DROP TABLE rights_t;
-DROP ROLE rights_nobody;
+REVOKE EXECUTE ON FUNCTION elt.create_pipeline, elt.wait_for, elt.drop_pipeline FROM rights_nobody;
+REVOKE USAGE ON SCHEMA elt_raw FROM rights_nobody;
+DROP TABLE rights_t, rights_target;
+DROP ROLE rights_nobody, rights_other;

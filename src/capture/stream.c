@@ -118,7 +118,7 @@ elt_stream_connect(const char *conninfo, const char *appname)
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
 	keywords[n] = "options";
-	/* what a database of ours sets for people must not take the worker's rights */
+	/* ALTER DATABASE ... SET role must not take a worker's rights */
 	values[n++] = stream->local ? psprintf("%s -c role=none", pinned_session) : pinned_session;
 	keywords[n] = NULL;
 	values[n] = NULL;

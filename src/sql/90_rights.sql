@@ -20,6 +20,21 @@ GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 /* Every pipeline's owner runs this one. */
 GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
 
+/* Quarantined records are data of their pipeline's owner. */
+
+CREATE FUNCTION elt.owns_pipeline(role name, pipeline_id bigint) RETURNS boolean
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT EXISTS (SELECT FROM elt.pipelines p
+						 WHERE p.pipeline_id = $2 AND pg_has_role($1, p.owner::oid, 'USAGE')) $$;
+COMMENT ON FUNCTION elt.owns_pipeline(name, bigint) IS 'whether a role owns a pipeline, itself or through a role it is a member of';
+
+ALTER TABLE elt.quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE elt.parked ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_pipelines ON elt.quarantine FOR SELECT USING (elt.owns_pipeline(current_user, pipeline_id));
+CREATE POLICY own_pipelines ON elt.parked FOR SELECT USING (elt.owns_pipeline(current_user, pipeline_id));
+GRANT SELECT ON elt.quarantine, elt.parked TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.owns_pipeline(name, bigint) TO PUBLIC;
+
 /* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
 
 SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');

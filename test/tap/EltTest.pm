@@ -145,7 +145,7 @@ sub oracle_lines
 	my ($node, $sync) = @_;
 	my (@transaction, @lines);
 	my $text = $node->safe_psql('postgres',
-		"SELECT lsn, xid, data FROM pg_logical_slot_get_changes('oracle', NULL, NULL, 'only-local', '1', 'skip-empty-xacts', '1') "
+		"SELECT lsn, xid, data FROM pg_logical_slot_peek_changes('oracle', NULL, NULL, 'only-local', '1', 'skip-empty-xacts', '1') "
 		  . "WHERE data ~ '^(COMMIT|table public\\.|message: transactional: 1 prefix: elt,)'");
 
 	foreach my $line (split(/\n(?=[0-9A-F]+\/[0-9A-F]+\|)/, $text))
