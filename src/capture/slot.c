@@ -74,12 +74,16 @@ elt_slot_remove(int64 source_id, const char *conninfo, const char *slot_name, bo
 	{
 		EltStream  *stream;
 
+		/* on its own, because the source may be gone for good */
+		elt_worker_begin("removing a replication origin");
+		replorigin_drop_by_name(elt_origin_name(source_id), true, true);
+		elt_worker_commit();
+
 		elt_worker_begin("removing a replication slot");
 		stream = elt_stream_connect(conninfo, "elt cleaner");
 		if (slot_exists(stream, slot_name))
 			remove_slot(stream, slot_name);
 		elt_stream_close(stream);
-		replorigin_drop_by_name(elt_origin_name(source_id), true, true);
 		elt_worker_commit();
 	}
 	PG_CATCH();

@@ -22,7 +22,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -42,7 +41,6 @@
 #include "utils/rel.h"
 #include "utils/regproc.h"
 #include "utils/relcache.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #define MAX_NAME_LENGTH		40
@@ -676,30 +674,10 @@ elt_home(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId)));
 }
 
-/*
- * elt_created
- *		Called at the end of the install script: wakes the launcher at commit.
- *		A schema that was there before must not belong to somebody who could
- *		put objects beside elt's for superusers to run.
- */
+/* Called at the end of the install script: wakes the launcher at commit. */
 Datum
 elt_created(PG_FUNCTION_ARGS)
 {
-	Oid			schema = get_namespace_oid("elt", false);
-	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for schema %u", schema);
-	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
-	ReleaseSysCache(tuple);
-	if (!superuser_arg(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_SCHEMA),
-				 errmsg("schema \"elt\" already exists and belongs to role \"%s\"",
-						GetUserNameFromId(owner, false)),
-				 errdetail("Its owner, who is no superuser, could change what superusers run."),
-				 errhint("Rename or drop it; the extension makes its own.")));
 	elt_config_changed();
 	PG_RETURN_VOID();
 }

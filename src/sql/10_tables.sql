@@ -3,6 +3,8 @@
  * what is staged, what reads it, and where it goes when it fails.
  */
 
+CREATE SCHEMA elt;
+COMMENT ON SCHEMA elt IS 'change data capture and transforms: functions, views and tables of elt';
 CREATE SCHEMA elt_raw;
 COMMENT ON SCHEMA elt_raw IS 'raw staging of elt: one append-only log per source';
 

@@ -8,11 +8,12 @@ AS $$
 		SELECT coalesce(max(s.setting) FILTER (WHERE s.name = 'wal_level'), '') AS wal_level,
 			   max(s.setting) FILTER (WHERE s.name = 'shared_preload_libraries') AS preload,
 			   max(s.setting) FILTER (WHERE s.name = 'output_plugin_libraries') AS plugins,
+			   max(s.setting) FILTER (WHERE s.name = 'synchronous_standby_names') AS standbys,
 			   max(s.setting::int) FILTER (WHERE s.name = 'max_replication_slots') AS slots,
 			   max(s.setting::int) FILTER (WHERE s.name = 'max_wal_senders') AS senders,
 			   max(s.setting::int) FILTER (WHERE s.name = 'max_worker_processes') AS processes
 		FROM pg_settings s
-		WHERE s.name IN ('wal_level', 'shared_preload_libraries', 'output_plugin_libraries',
+		WHERE s.name IN ('wal_level', 'shared_preload_libraries', 'output_plugin_libraries', 'synchronous_standby_names',
 						 'max_replication_slots', 'max_wal_senders', 'max_worker_processes')
 	), used AS (
 		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
@@ -63,6 +64,12 @@ AS $$
 			format('Put this line into postgresql.conf and restart the server: max_worker_processes = %s', used.processes + 8) END
 	FROM setting, used
 	UNION ALL
+	SELECT 'synchronous_standby_names', standbys !~ '\*' OR local_sources = 0, 'warning',
+		   format('synchronous_standby_names is "%s"', standbys),
+		   CASE WHEN standbys ~ '\*' AND local_sources > 0 THEN
+			'Name the standbys one by one and reload: with * a capture worker counts as one, and commits wait for it' END
+	FROM setting, used
+	UNION ALL
 	SELECT 'supervisor', w.pid IS NOT NULL, 'critical',
 		   coalesce('runs with pid ' || w.pid, 'no supervisor runs in this database'),
 		   CASE WHEN w.pid IS NULL THEN 'It starts within seconds once elt is preloaded and a background worker is free; see the server''s log.' END
@@ -81,7 +88,8 @@ AS $$
 	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),
-		   'It is tried again by itself; the slot keeps the source''s WAL until then.'
+		   format('It is tried again by itself; the slot keeps the source''s WAL until then. '
+				  'Where the source is gone for good: DELETE FROM elt.dropped_sources WHERE source_id = %s', d.source_id)
 	FROM elt.dropped_sources d
 	UNION ALL
 	SELECT format('pipeline %s', p.name), p.state = 'running',
