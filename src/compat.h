@@ -29,6 +29,20 @@
 #define elt_origin_setup(origin)	replorigin_session_setup(origin)
 #endif
 
+/* 18: the attribute stands in front, under another name */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn()	__attribute__((noreturn))
+#endif
+
+/* 18: room for a header before the tuple */
+#if PG_VERSION_NUM >= 180000
+#define elt_form_minimal_tuple(desc, values, nulls) \
+	heap_form_minimal_tuple((desc), (values), (nulls), 0)
+#else
+#define elt_form_minimal_tuple(desc, values, nulls) \
+	heap_form_minimal_tuple((desc), (values), (nulls))
+#endif
+
 /* 16: one function for all classes of objects */
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_namespace.h"
@@ -40,6 +54,22 @@
 #define elt_namespace_aclcheck(oid, role, mode) \
 	pg_namespace_aclcheck((oid), (role), (mode))
 #define elt_database_ownercheck(oid, role)	pg_database_ownercheck((oid), (role))
+#endif
+
+/* 16: parsers can report errors softly */
+#if PG_VERSION_NUM >= 160000
+#define elt_qualified_name_list(name)	stringToQualifiedNameList((name), NULL)
+#else
+#define elt_qualified_name_list(name)	stringToQualifiedNameList(name)
+#endif
+
+/* 17: a message can be flushed at once */
+#if PG_VERSION_NUM >= 170000
+#define elt_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage((prefix), (message), (size), (transactional), false)
+#else
+#define elt_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage((prefix), (message), (size), (transactional))
 #endif
 
 /* 17: a function of core does it */

@@ -311,7 +311,7 @@ run_as_caller(const char *command)
 static Oid
 published_table(const char *relation)
 {
-	RangeVar   *name = makeRangeVarFromNameList(stringToQualifiedNameList(relation));
+	RangeVar   *name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
 	Oid			relid = RangeVarGetRelid(name, NoLock, true);
 	char	   *schema;
 
@@ -456,7 +456,7 @@ elt_remove_table(PG_FUNCTION_ARGS)
 
 	if (source->conninfo == NULL)
 	{
-		RangeVar   *name = makeRangeVarFromNameList(stringToQualifiedNameList(relation));
+		RangeVar   *name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
 		Oid			relid = RangeVarGetRelid(name, NoLock, true);
 
 		if (OidIsValid(relid))
@@ -657,7 +657,7 @@ elt_emit(PG_FUNCTION_ARGS)
 		(void) JsonbToCString(&content, &PG_GETARG_JSONB_P(2)->root, VARSIZE(PG_GETARG_JSONB_P(2)));
 	}
 	appendStringInfoChar(&content, '}');
-	lsn = LogLogicalMessage("elt", content.data, content.len, true);
+	lsn = elt_log_message("elt", content.data, content.len, true);
 	PG_RETURN_LSN(lsn);
 }
 

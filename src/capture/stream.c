@@ -21,6 +21,7 @@
 #include "capture/stream.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
+#include "compat.h"
 #include "control/registry.h"
 #include "guc.h"
 #include "libpq/pqformat.h"

@@ -12,6 +12,7 @@
 #include "access/tupdesc.h"
 #include "capture/value.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 

@@ -27,6 +27,7 @@
 
 #include "access/htup_details.h"
 #include "capture/change.h"
+#include "compat.h"
 #include "mb/pg_wchar.h"
 #include "port/pg_bswap.h"
 #include "utils/hsearch.h"

@@ -6,6 +6,7 @@
 #define ELT_REGISTRY_H
 
 #include "access/xlogdefs.h"
+#include "compat.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/proc.h"

@@ -14,6 +14,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "compat.h"
 #include "control/registry.h"
 #include "control/stats.h"
 #include "elt.h"
@@ -214,7 +215,7 @@ present_position(const EltSource *source)
 
 	if (source->conninfo == NULL)
 	{
-		lsn = LogLogicalMessage("elt.wait", "", 0, false);
+		lsn = elt_log_message("elt.wait", "", 0, false);
 		XLogFlush(lsn);
 	}
 	else

@@ -33,6 +33,7 @@
 #include "access/tableam.h"
 #include "capture/change.h"
 #include "catalog/pg_class.h"
+#include "compat.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "partitioning/partbounds.h"
@@ -283,7 +284,7 @@ elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchang
 	nulls[ELT_RAW_UNCHANGED - 1] = (unchanged == 0);
 
 	*copy = *row;
-	copy->tuple = heap_form_minimal_tuple(desc, values, nulls);
+	copy->tuple = elt_form_minimal_tuple(desc, values, nulls);
 	ExecStoreMinimalTuple(copy->tuple, slot, false);
 	hold_values(copy, slot);
 	ExecDropSingleTupleTableSlot(slot);
@@ -487,7 +488,7 @@ hold_values(EltLogRow *row, TupleTableSlot *slot)
 	}
 	if (fetched)
 	{
-		row->tuple = heap_form_minimal_tuple(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+		row->tuple = elt_form_minimal_tuple(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
 		ExecStoreMinimalTuple(row->tuple, slot, false);
 		slot_getallattrs(slot);
 	}

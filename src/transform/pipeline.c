@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "control/registry.h"
 #include "elt.h"
 #include "funcapi.h"
@@ -215,7 +216,7 @@ find_relation(const EltSource *source, const char *relation)
 	if (strncmp(relation, "message:", 8) == 0 && relation[8] != '\0')
 		return pstrdup(relation);
 
-	names = stringToQualifiedNameList(relation);
+	names = elt_qualified_name_list(relation);
 	if (list_length(names) == 2)
 		normal = quote_qualified_identifier(strVal(linitial(names)), strVal(lsecond(names)));
 	else if (list_length(names) == 1)
@@ -277,7 +278,7 @@ source_columns(const EltSource *source, const char *relation)
 
 	if (columns != NIL || source->conninfo != NULL)
 		return columns;
-	name = makeRangeVarFromNameList(stringToQualifiedNameList(relation));
+	name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
 	table = table_openrv_extended(name, AccessShareLock, true);
 	if (table == NULL)
 		return NIL;
