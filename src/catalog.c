@@ -114,6 +114,21 @@ elt_catalog_sources(void)
 	return sources;
 }
 
+bool
+elt_catalog_has_pending_copies(int64 source_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source_id)};
+	bool		pending;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' LIMIT 1",
+						  1, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	return pending;
+}
+
 List *
 elt_catalog_dropped_sources(void)
 {

@@ -68,6 +68,9 @@ extern EltSource *elt_catalog_source(const char *name, bool missing_ok);
 extern EltSource *elt_catalog_source_by_id(int64 source_id);
 extern List *elt_catalog_sources(void);
 
+/* Whether a table of the source waits for its first copy. */
+extern bool elt_catalog_has_pending_copies(int64 source_id);
+
 /* A source that was dropped, whose slot is still to be removed. */
 typedef struct EltDroppedSource
 {

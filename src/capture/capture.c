@@ -295,16 +295,10 @@ make_slot(void)
 static bool
 has_pending_copies(void)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(capture.source->source_id)};
 	bool		pending;
-	EltSpi		spi;
 
 	elt_worker_begin_work("looking for tables to copy");
-	elt_spi_begin(&spi);
-	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' LIMIT 1",
-						  1, types, values, NULL) > 0;
-	elt_spi_end(&spi);
+	pending = elt_catalog_has_pending_copies(capture.source->source_id);
 	elt_worker_commit();
 	MemoryContextSwitchTo(capture.round_context);
 	return pending;

@@ -44,7 +44,6 @@ static void require_no_writes(const char *function);
 static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument);
 static XLogRecPtr present_position(const EltSource *source);
 static bool wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline);
-static bool has_pending_copies(int64 source_id);
 static bool wait_until_settled(EltPipeline *pipeline, TimestampTz deadline);
 static bool nap_until(TimestampTz deadline);
 static int64 settled_position(int64 pipeline_id);
@@ -243,25 +242,10 @@ wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline)
 		if (index >= 0 && elt_registry_read(index, &slot) && slot.proc != NULL &&
 			slot.object_id == source->source_id &&
 			pg_atomic_read_u64(&slot.staged_lsn) >= lsn &&
-			!has_pending_copies(source->source_id))
+			!elt_catalog_has_pending_copies(source->source_id))
 			return true;
 	} while (nap_until(deadline));
 	return false;
-}
-
-static bool
-has_pending_copies(int64 source_id)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(source_id)};
-	bool		pending;
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	pending = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND state = 'pending'",
-						  1, types, values, NULL) > 0;
-	elt_spi_end(&spi);
-	return pending;
 }
 
 static bool
