@@ -71,12 +71,16 @@ static EltLogRow *
 merge(TupleDesc desc, const EltLogRow *older, EltLogRow *newer)
 {
 	Datum		after;
+	EltLogRow  *merged;
 
 	if (newer->unchanged == 0 || newer->after == 0 || older->after == 0 || older->op == ELT_OP_DELETE)
 		return newer;
 	after = DirectFunctionCall2(jsonb_concat, older->after, newer->after);
-	return elt_log_replace(desc, newer, after,
-						   older->unchanged ? intersect(older->unchanged, newer->unchanged) : 0);
+	merged = elt_log_replace(desc, newer, after,
+							 older->unchanged ? intersect(older->unchanged, newer->unchanged) : 0);
+	if (older->op == ELT_OP_INSERT)
+		merged->op = ELT_OP_INSERT;
+	return merged;
 }
 
 /* The names that are in both; 0: none. */

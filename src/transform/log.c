@@ -47,8 +47,17 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#define MAX_PASSED_OVER	1000000 /* changes of other lanes in one window */
 #define EXACT_BLOCKS	256		/* a backlog up to here is counted row by row */
 #define SAMPLE_BLOCKS	32		/* a longer one is estimated from this many */
+
+/* How full a window is. */
+typedef struct Filling
+{
+	int64		bytes;
+	int64		passed_over;
+	XLogRecPtr	last_lsn;		/* commit of the last change */
+} Filling;
 
 typedef struct Leaf
 {
@@ -91,7 +100,7 @@ static BlockNumber find_block(Relation leaf, int64 after);
 static int64 first_change_id(Relation leaf, BlockNumber block);
 static void hold_values(EltLogRow *row, TupleTableSlot *slot);
 static bool accept_row(const EltLogRequest *request, EltLogWindow *window, EltLogRow *row,
-					   int64 *bytes, XLogRecPtr *last_lsn);
+					   Filling *filling);
 static void append_row(EltLogWindow *window, EltLogRow *row);
 
 /*
@@ -104,25 +113,30 @@ elt_log_read(const EltLogRequest *request)
 	EltLogWindow *window = palloc0(sizeof(EltLogWindow));
 	LogScan    *scan = scan_begin(request->raw, request->after, request->topic,
 								  request->lanes, request->nlanes);
-	int64		bytes = 0;
-	XLogRecPtr	last_lsn = InvalidXLogRecPtr;
+	Filling		filling = {0};
 	EltLogRow  *row;
 
 	window->position = request->after;
 	window->desc = scan->copy ? CreateTupleDescCopy(scan->copy->tts_tupleDescriptor) : NULL;
 	while ((row = scan_next(scan)) != NULL)
 	{
-		if (!accept_row(request, window, row, &bytes, &last_lsn))
+		if (!accept_row(request, window, row, &filling))
 			break;
+		if (row->tuple == NULL)
+			pfree(row);
 	}
 	window->at_end = (row == NULL);
+
+	/* Who stands at upto has seen the log that far. */
+	if (row == NULL && request->upto < PG_INT64_MAX)
+		window->position = Max(window->position, request->upto);
 
 	/*
 	 * The commit that the window ends in is settled only if nothing of it
 	 * follows.
 	 */
-	if (row == NULL || row->commit_lsn != last_lsn)
-		window->settled_lsn = last_lsn;
+	if (row == NULL || row->commit_lsn != filling.last_lsn)
+		window->settled_lsn = filling.last_lsn;
 	scan_end(scan);
 	return window;
 }
@@ -130,18 +144,19 @@ elt_log_read(const EltLogRequest *request)
 /* Takes the next change into the window; false where the window ends before it. */
 static bool
 accept_row(const EltLogRequest *request, EltLogWindow *window, EltLogRow *row,
-		   int64 *bytes, XLogRecPtr *last_lsn)
+		   Filling *filling)
 {
-	bool		full = window->nrows >= request->max_changes || *bytes >= request->max_bytes;
+	bool		full = window->nrows >= request->max_changes ||
+	filling->bytes >= request->max_bytes || filling->passed_over >= MAX_PASSED_OVER;
 	bool		overfull = window->nrows >= 4 * (int64) request->max_changes ||
-	*bytes >= 4 * request->max_bytes;
+	filling->bytes >= 4 * request->max_bytes || filling->passed_over >= 4 * MAX_PASSED_OVER;
 
 	if (row->change_id > request->upto)
 	{
 		window->position = request->upto;
 		return false;
 	}
-	if (full && (!request->whole_commits || overfull || row->commit_lsn != *last_lsn))
+	if (full && (!request->whole_commits || overfull || row->commit_lsn != filling->last_lsn))
 		return false;
 	if (row->op == ELT_OP_TRUNCATE)
 	{
@@ -155,10 +170,12 @@ accept_row(const EltLogRequest *request, EltLogWindow *window, EltLogRow *row,
 			row->schema_version != window->rows[0]->schema_version)
 			return false;
 		append_row(window, row);
-		*bytes += row->tuple->t_len;
+		filling->bytes += row->tuple->t_len;
 	}
+	else
+		filling->passed_over++;
 	window->position = row->change_id;
-	*last_lsn = row->commit_lsn;
+	filling->last_lsn = row->commit_lsn;
 	return true;
 }
 
@@ -255,6 +272,7 @@ elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes, 
 				backlog->oldest_commit_ts = row->commit_ts;
 			backlog->changes++;
 		}
+		pfree(row);
 		if (!exact && scan->blocks_read > SAMPLE_BLOCKS)
 			break;
 	}
@@ -312,7 +330,7 @@ scan_begin(Oid raw, int64 after, const char *topic, const bool *lanes, int nlane
 		first++;
 	scan->leaves = leaves + first;
 	scan->nleaves = nleaves - first;
-	if (OidIsValid(raw))
+	if (leaves != NULL)
 	{
 		Relation	partition = relation_open(raw, NoLock);
 
@@ -471,7 +489,9 @@ static void
 hold_values(EltLogRow *row, TupleTableSlot *slot)
 {
 	static const int columns[] = {ELT_RAW_AFTER, ELT_RAW_KEY, ELT_RAW_BEFORE, ELT_RAW_UNCHANGED};
-	bool		fetched = false;
+	MinimalTuple stored = row->tuple;
+	void	   *fetched[lengthof(columns)];
+	int			nfetched = 0;
 
 	slot_getallattrs(slot);
 	for (int i = 0; i < lengthof(columns); i++)
@@ -483,14 +503,17 @@ hold_values(EltLogRow *row, TupleTableSlot *slot)
 			!(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)) ||
 			(columns[i] == ELT_RAW_BEFORE && !slot->tts_isnull[ELT_RAW_AFTER - 1]))
 			continue;
-		slot->tts_values[at] = PointerGetDatum(detoast_attr(value));
-		fetched = true;
+		fetched[nfetched] = detoast_attr(value);
+		slot->tts_values[at] = PointerGetDatum(fetched[nfetched++]);
 	}
-	if (fetched)
+	if (nfetched > 0)
 	{
 		row->tuple = elt_form_minimal_tuple(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
 		ExecStoreMinimalTuple(row->tuple, slot, false);
 		slot_getallattrs(slot);
+		pfree(stored);
+		while (nfetched > 0)
+			pfree(fetched[--nfetched]);
 	}
 
 	row->key = slot->tts_isnull[ELT_RAW_KEY - 1] ? 0 : slot->tts_values[ELT_RAW_KEY - 1];
@@ -510,7 +533,10 @@ compare_rows(const void *a, const void *b)
 
 /* ---- leaves and blocks ---- */
 
-/* The leaves of a relation's log in order of change_id; locks the relation's partition. */
+/*
+ * The leaves of a relation's log in order of change_id, NULL where it has no
+ * log; locks the relation's partition.
+ */
 static Leaf *
 list_leaves(Oid raw, int *nleaves)
 {

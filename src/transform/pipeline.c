@@ -457,7 +457,9 @@ elt_drop_pipeline(PG_FUNCTION_ARGS)
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
 	EltSpi		spi;
 
+	/* the lanes first, as batches do, so that neither waits for the other */
 	elt_spi_begin(&spi);
+	elt_spi_run("SELECT FROM elt.checkpoints WHERE pipeline_id = $1 ORDER BY lane FOR UPDATE", 1, types, values, NULL);
 	elt_spi_run("DELETE FROM elt.pipelines WHERE pipeline_id = $1", 1, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();

@@ -16,8 +16,9 @@
  * dropped before another user's runs; a session that got a temporary schema
  * leaves, since that cannot be given back.
  *
- * Errors of users' SQL are outcomes of a batch, see batch.c; any other error
- * ends the worker, and the supervisor starts it again.
+ * Errors of users' SQL are outcomes of a batch, see batch.c, and so is
+ * pg_cancel_backend(), which reaches nothing else here; any other error ends
+ * the worker, and the supervisor starts it again.
  */
 #include "postgres.h"
 
@@ -41,6 +42,7 @@
 #include "utils/timestamp.h"
 
 #define MAX_NAP_MS			10000
+#define UNDRAINED_NAP_MS	1000
 #define MIN_RETRY_MS		200
 #define MAX_RETRY_MS		60000
 
@@ -51,7 +53,9 @@ typedef struct Task
 	int64		tail;			/* end of its log, when last looked at */
 	int64		drained_to;		/* settled up to here, in all lanes; -1: not
 								 * known */
-	bool		idle;			/* nothing to do here until the log grows */
+	bool		idle;			/* nothing to do here until the log grows, or
+								 * others leave lanes behind */
+	bool		all_lanes;		/* little is left: lease all that are free */
 	TimestampTz due_at;			/* after an error: when to try again; 0: at
 								 * once */
 	int			retries;
@@ -71,6 +75,7 @@ static bool run_round(Pool *pool);
 static bool look(Pool *pool);
 static bool is_due(const Task *task, TimestampTz now);
 static bool run_task(Pool *pool, Task *task);
+static void retry_undrained(Pool *pool);
 static void clean_session(Pool *pool, Oid owner);
 static int	lanes_to_lease(const Task *task);
 static int	count_workers(void);
@@ -83,6 +88,7 @@ elt_transform_main(Datum main_arg)
 	Pool		pool = {0};
 
 	elt_worker_start(main_arg, ELT_WORKER_TRANSFORM, "elt transform");
+	HOLD_CANCEL_INTERRUPTS();	/* see elt_isolate_try */
 	pool.config = AllocSetContextCreate(TopMemoryContext, "elt tasks", ALLOCSET_DEFAULT_SIZES);
 	pool.round = AllocSetContextCreate(TopMemoryContext, "elt round", ALLOCSET_DEFAULT_SIZES);
 	pool.generation = PG_UINT64_MAX;
@@ -105,7 +111,11 @@ elt_transform_main(Datum main_arg)
 		}
 		(void) elt_worker_nap(nap_ms(&pool));
 		pg_atomic_write_u32(&elt_my_slot->idle, 0);
+		retry_undrained(&pool);
 	} while (elt_worker_nap(0));
+
+	/* somebody else goes on with what is left */
+	elt_registry_wake_transform(MyDatabaseId);
 }
 
 /* One batch for each pipeline that has something to do; false where none had. */
@@ -222,17 +232,20 @@ run_task(Pool *pool, Task *task)
 	{
 		case ELT_BATCH_MORE:
 			task->retries = 0;
+			task->all_lanes = false;
 			if (count_workers() > 1)
 				elt_registry_wake_transform(MyDatabaseId);
 			break;
 		case ELT_BATCH_DONE:
 			task->retries = 0;
 			task->idle = true;
+			task->all_lanes = true;
 			if (counts.drained)
 				task->drained_to = counts.position;
 			break;
 		case ELT_BATCH_RETRY:
 			task->due_at = retry_time(task);
+			task->all_lanes = true;
 			break;
 		case ELT_BATCH_BLOCKED:
 
@@ -253,6 +266,19 @@ run_task(Pool *pool, Task *task)
 			elt_registry_finish();	/* and comes again at once */
 	}
 	return end == ELT_BATCH_MORE;
+}
+
+/*
+ * Lanes that others had when they were looked for may be free now, whatever
+ * became of those others: whoever wakes looks again.
+ */
+static void
+retry_undrained(Pool *pool)
+{
+	ListCell   *lc;
+
+	foreach(lc, pool->tasks)
+		((Task *) lfirst(lc))->idle = false;
 }
 
 /* Drops what the code of another user may have left in this session. */
@@ -280,7 +306,7 @@ lanes_to_lease(const Task *task)
 	int			lanes = task->pipeline->lanes;
 	int			workers = count_workers();
 
-	if (workers <= 1 || (task->drained_to >= 0 && task->tail - task->drained_to <= elt_batch_changes))
+	if (workers <= 1 || task->all_lanes || (task->drained_to >= 0 && task->tail - task->drained_to <= elt_batch_changes))
 		return lanes;
 	return (lanes + workers - 1) / workers;
 }
@@ -313,7 +339,7 @@ retry_time(Task *task)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 }
 
-/* Until the next retry or probe, at most MAX_NAP_MS. */
+/* Until the next retry or probe, at most MAX_NAP_MS; less where others have lanes. */
 static long
 nap_ms(const Pool *pool)
 {
@@ -325,6 +351,8 @@ nap_ms(const Pool *pool)
 	{
 		Task	   *task = lfirst(lc);
 
+		if (task->due_at == 0 && task->tail > task->drained_to)
+			nap = Min(nap, UNDRAINED_NAP_MS);
 		if (task->due_at != 0)
 			nap = Min(nap, Max(1, TimestampDifferenceMilliseconds(now, task->due_at)));
 	}

@@ -112,6 +112,7 @@ static Statement *find_statement(const EltPipeline *pipeline, Runner *runner, El
 								 const EltLogRow *row);
 static SPIPlanPtr find_plan(Runner *runner, Statement *statement, int nrows);
 static void require_key_in_record(const EltPipeline *pipeline, const EltLogRow *row);
+static void require_whole_image(const EltLogRow *row);
 
 /* ---- the owner's scope ---- */
 
@@ -256,9 +257,13 @@ same_run(const EltPipeline *pipeline, const EltLogRow *a, const EltLogRow *b)
 {
 	int			class = run_class(pipeline, a);
 
+	/*
+	 * rows without a key may be of the same one, and an UPDATE takes any of
+	 * them
+	 */
 	return class == run_class(pipeline, b) &&
 		(class != 2 ||
-		 (VARSIZE_ANY(a->unchanged) == VARSIZE_ANY(b->unchanged) &&
+		 (a->key != 0 && b->key != 0 && VARSIZE_ANY(a->unchanged) == VARSIZE_ANY(b->unchanged) &&
 		  memcmp(DatumGetPointer(a->unchanged), DatumGetPointer(b->unchanged), VARSIZE_ANY(a->unchanged)) == 0));
 }
 
@@ -322,6 +327,8 @@ apply_run(const EltPipeline *pipeline, Runner *runner, TupleDesc desc, EltLogRow
 			written = execute(pipeline, runner, ELT_STATEMENT_WRITE, rows[0], nrows);
 			break;
 		case 2:
+			for (int i = 0; i < nrows; i++)
+				require_whole_image(rows[i]);
 			written = execute(pipeline, runner, ELT_STATEMENT_UPDATE, rows[0], nrows);
 			if (written < nrows)
 				written += execute(pipeline, runner, ELT_STATEMENT_INSERT, rows[0], nrows);
@@ -384,10 +391,31 @@ require_key_in_record(const EltPipeline *pipeline, const EltLogRow *row)
 
 		if (image == 0 ||
 			getKeyJsonValueFromContainer(&DatumGetJsonbP(image)->root, name, strlen(name), NULL) == NULL)
+		{
+			last_change = row->change_id;
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("a delete does not carry the target's key column \"%s\"", name),
 					 errhint("Set REPLICA IDENTITY FULL on the source's table, or use its replica identity as the target's key.")));
+		}
+	}
+}
+
+/*
+ * A row that got another key lacks the large values that it took along: the
+ * target has no row of the new key to keep them.
+ */
+static void
+require_whole_image(const EltLogRow *row)
+{
+	if (row->op == ELT_OP_INSERT)
+	{
+		last_change = row->change_id;
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a row that changed its key does not carry its large values"),
+				 errdetail("Their columns are listed in \"unchanged\"."),
+				 errhint("Set REPLICA IDENTITY FULL on the source's table, and update the row there.")));
 	}
 }
 

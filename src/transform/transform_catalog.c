@@ -68,6 +68,7 @@ elt_pipeline_set_blocked(int64 pipeline_id, const char *error, int probes)
 	elt_config_changed();
 }
 
+/* What was blocked runs again; what somebody has paused meanwhile stays so. */
 void
 elt_pipeline_set_running(int64 pipeline_id)
 {
@@ -77,7 +78,7 @@ elt_pipeline_set_running(int64 pipeline_id)
 
 	elt_spi_begin(&spi);
 	elt_spi_run("UPDATE elt.pipelines SET state = 'running', blocked_since = NULL, next_probe_at = NULL, probes = 0 "
-				"WHERE pipeline_id = $1 AND state <> 'running'", 1, types, values, NULL);
+				"WHERE pipeline_id = $1 AND state = 'blocked'", 1, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 }

@@ -1,0 +1,70 @@
+/*
+ * isolate.h
+ *	  Applies a window of changes, and finds those that cannot be applied.
+ */
+#ifndef ELT_ISOLATE_H
+#define ELT_ISOLATE_H
+
+#include "catalog.h"
+#include "transform/log.h"
+#include "transform/options.h"
+#include "transform/quarantine.h"
+#include "transform/transform_catalog.h"
+
+typedef enum EltChangeKind
+{
+	ELT_CHANGE_WRITE,
+	ELT_CHANGE_DELETE,
+	ELT_CHANGE_KINDS
+} EltChangeKind;
+
+/* A window on its way into the target. */
+typedef struct EltWork
+{
+	EltPipeline *pipeline;
+	EltPipelineOptions options;
+	EltPipelineStatus status;
+	bool		own_transaction;
+	EltLogWindow *window;
+	int64		after;			/* position before the window */
+
+	/* what became of it */
+	int			settled;		/* rows that are done with, from the first on */
+	int64		written;		/* rows of the target */
+	int64		quarantined;
+	int64		parked;
+	int64		superseded;
+
+	/* why it cannot go on; NULL: it can */
+	ErrorData  *error;
+	const char *error_class;	/* "transient" or "systemic" */
+
+	/* isolate.c's own: what is being tried ... */
+	EltLogRow **rows;
+	int			nrows;
+	bool		in_order;
+	bool		trial_passed;
+	/* ... what has been learnt ... */
+	EltBlockedKeys *blocked;
+	int			subtransactions;	/* that wrote */
+	bool		passed[ELT_CHANGE_KINDS];	/* one of its kind, just now */
+	EltLogRow  *last_passed[ELT_CHANGE_KINDS];	/* in this batch */
+	/* ... and what the last failure means for a change */
+	int			sqlerrcode;
+	char	   *class;
+} EltWork;
+
+/*
+ * Applies the window, or as much of it as one transaction should hold: each
+ * of the first "settled" rows is applied, ignored, quarantined or parked.
+ * False where the batch cannot go on.
+ */
+extern bool elt_isolate_apply(EltWork *work);
+
+/* Does something in a subtransaction; returns the error that it raised, else NULL. */
+extern ErrorData *elt_isolate_try(EltWork *work, void (*attempt) (EltWork *work));
+
+/* Notes that the batch cannot go on: an error that is not of single changes. */
+extern void elt_isolate_give_up(EltWork *work, ErrorData *error);
+
+#endif							/* ELT_ISOLATE_H */
