@@ -59,7 +59,8 @@ typedef struct EltSource
 	char	   *slot_name;
 	bool		snapshot;		/* initial copy wanted */
 	bool		enabled;
-	bool		at_home;		/* false: this row was restored from another cluster or database */
+	bool		at_home;		/* false: this row was restored from another
+								 * cluster or database */
 	int			partition_changes;	/* change_ids per leaf of its raw staging */
 	XLogRecPtr	start_lsn;		/* Invalid: the slot is not made yet */
 } EltSource;
@@ -97,8 +98,10 @@ typedef struct EltPipeline
 	int64		source_id;
 	char	   *source;
 	char	   *relation;
-	Oid			raw;			/* the relation's partition of raw staging; InvalidOid: none yet */
-	Oid			raw_root;		/* elt_raw.<source>, for the owner's SELECT right */
+	Oid			raw;			/* the relation's partition of raw staging;
+								 * InvalidOid: none yet */
+	Oid			raw_root;		/* elt_raw.<source>, for the owner's SELECT
+								 * right */
 	Oid			target;
 	char	   *transform;		/* NULL: by column name */
 	bool		append;			/* mode append; else upsert */
@@ -116,6 +119,7 @@ typedef struct EltPipeline
 
 extern EltPipeline *elt_catalog_pipeline(const char *name, bool missing_ok);
 extern List *elt_catalog_pipelines(void);
-extern int	elt_catalog_active_pipelines(void);	/* running or blocked, not paused */
+extern int	elt_catalog_active_pipelines(void); /* running or blocked, not
+												 * paused */
 
 #endif							/* ELT_CATALOG_H */

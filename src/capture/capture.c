@@ -53,10 +53,11 @@
 #include "utils/timestamp.h"
 
 #define COMMIT_CHANGES		20000	/* changes, at the next source commit */
-#define COMMIT_MS			50		/* age of the local transaction, likewise */
-#define FEEDBACK_MS			1000	/* between two reports of progress under load */
+#define COMMIT_MS			50	/* age of the local transaction, likewise */
+#define FEEDBACK_MS			1000	/* between two reports of progress under
+									 * load */
 #define KEEPALIVE_MS		10000	/* between two reports when nothing moves */
-#define FLUSH_POLL_MS		200		/* while commits are not yet on disk */
+#define FLUSH_POLL_MS		200 /* while commits are not yet on disk */
 
 /* A local commit that may not be on disk yet. */
 typedef struct UnflushedCommit
@@ -78,12 +79,14 @@ typedef struct Capture
 	RepOriginId origin;
 
 	bool		in_transaction; /* a local one is open */
-	bool		in_source_transaction;	/* begun and not committed by the stream */
+	bool		in_source_transaction;	/* begun and not committed by the
+										 * stream */
 	TimestampTz transaction_start;
 	int64		changes;		/* in the local transaction */
 
 	XLogRecPtr	received;		/* the stream is processed up to here */
-	XLogRecPtr	last_end;		/* of the last source commit in the local transaction */
+	XLogRecPtr	last_end;		/* of the last source commit in the local
+								 * transaction */
 	TimestampTz last_commit_ts;
 	XLogRecPtr	last_local_end;
 	dlist_head	unflushed;

@@ -46,9 +46,11 @@
 /* One log: a relation of the source, or a source's messages. */
 typedef struct StageLog
 {
-	char	   *name;			/* hash key: the relation's name, "" for messages */
+	char	   *name;			/* hash key: the relation's name, "" for
+								 * messages */
 	Oid			partition;
-	bool		skip;			/* waits for its copy: what comes before that is in the copy */
+	bool		skip;			/* waits for its copy: what comes before that
+								 * is in the copy */
 	XLogRecPtr	sync_lsn;		/* what committed before it came with the copy */
 	Datum		relation_text;
 
@@ -194,7 +196,8 @@ elt_stage_change(EltStage *stage, EltChange *change)
 static void
 add_image(EltStage *stage, StageLog *log, int version, char op, EltChange *change, EltRow *old, EltRow *new)
 {
-	EltRow	   *row = new ? new : old;	/* none: a delete of which WAL tells nothing */
+	EltRow	   *row = new ? new : old;	/* none: a delete of which WAL tells
+										 * nothing */
 	ArrayType  *unchanged = NULL;
 	Jsonb	   *before = old ? elt_row_image(change->relation, old, NULL) : NULL;
 	Jsonb	   *after = new ? elt_row_image(change->relation, new, &unchanged) : NULL;

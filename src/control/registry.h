@@ -34,15 +34,18 @@ typedef struct EltWorkerSlot
 	EltWorkerKind kind;			/* ELT_WORKER_NONE: free */
 	uint32		generation;		/* counts the slot's uses */
 	Oid			dboid;
-	int64		object_id;		/* capture: source_id; transform: number in the pool */
+	int64		object_id;		/* capture: source_id; transform: number in
+								 * the pool */
 	PGPROC	   *proc;			/* NULL: not attached (yet, or any more) */
 	int			pid;
 	bool		ended;			/* attached once and gone again */
-	bool		finished;		/* it ended because there was nothing left to do */
+	bool		finished;		/* it ended because there was nothing left to
+								 * do */
 	bool		stop_requested; /* finish the batch, then leave */
 	TimestampTz claimed_at;
 	TimestampTz started_at;
-	char		last_error[ELT_ERROR_LEN];	/* why it ended, empty after a clean end */
+	char		last_error[ELT_ERROR_LEN];	/* why it ended, empty after a
+											 * clean end */
 	TimestampTz last_error_at;
 	char		activity[NAMEDATALEN];	/* stat_workers.state */
 	char		object_name[NAMEDATALEN];	/* source or pipeline at work */
@@ -53,10 +56,12 @@ typedef struct EltWorkerSlot
 
 	/* capture workers only */
 	pg_atomic_uint64 received_lsn;
-	pg_atomic_uint64 staged_lsn;	/* all commits up to here are in raw staging */
+	pg_atomic_uint64 staged_lsn;	/* all commits up to here are in raw
+									 * staging */
 	pg_atomic_uint64 confirmed_lsn;
 	pg_atomic_uint64 last_commit_ts;
-	pg_atomic_uint64 staged_count;	/* counts local commits that staged something */
+	pg_atomic_uint64 staged_count;	/* counts local commits that staged
+									 * something */
 } EltWorkerSlot;
 
 /* Set by elt_registry_attach in a worker, NULL elsewhere. */

@@ -83,7 +83,7 @@ elt_stats_init_shmem(void)
 void
 elt_stats_latency(int64 pipeline_id, int64 latency_us)
 {
-	static PipelineStats *entry = NULL;	/* a batch is of one pipeline */
+	static PipelineStats *entry = NULL; /* a batch is of one pipeline */
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (stats == NULL)

@@ -236,7 +236,7 @@ wait_until_staged(const EltSource *source, XLogRecPtr lsn, TimestampTz deadline)
 	do
 	{
 		int			index = elt_registry_available() ?
-			elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source->source_id) : -1;
+		elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source->source_id) : -1;
 		EltWorkerSlot slot;
 
 		if (index >= 0 && elt_registry_read(index, &slot) && slot.proc != NULL &&
@@ -254,7 +254,8 @@ wait_until_settled(EltPipeline *pipeline, TimestampTz deadline)
 	int64		tail;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	tail = elt_log_tail(elt_pipeline_raw(pipeline));	/* 0: nothing was ever staged */
+	tail = elt_log_tail(elt_pipeline_raw(pipeline));	/* 0: nothing was ever
+														 * staged */
 	PopActiveSnapshot();
 	do
 	{

@@ -203,7 +203,7 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		if (ended.finished || ended.stop_requested)
 		{
 			memset(&child->backoff, 0, sizeof(child->backoff));
-			wanted.read_at = 0;	/* it finished because something changed */
+			wanted.read_at = 0; /* it finished because something changed */
 			return;
 		}
 		elt_backoff_note_end(&child->backoff, &ended);
