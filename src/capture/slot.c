@@ -74,9 +74,12 @@ elt_slot_remove(int64 source_id, const char *conninfo, const char *slot_name, bo
 	{
 		EltStream  *stream;
 
-		/* on its own, because the source may be gone for good */
+		/*
+		 * On its own, because the source may be gone for good; it waits for a
+		 * worker that is on its way out.
+		 */
 		elt_worker_begin("removing a replication origin");
-		replorigin_drop_by_name(elt_origin_name(source_id), true, true);
+		replorigin_drop_by_name(elt_origin_name(source_id), true, false);
 		elt_worker_commit();
 
 		elt_worker_begin("removing a replication slot");

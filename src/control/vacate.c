@@ -163,6 +163,12 @@ drop_origins(Oid dboid)
 	systable_endscan(scan);
 	table_close(origins, AccessShareLock);
 
+	/*
+	 * No error may come now that the database is gone.  A worker that is on
+	 * its way out is waited for.
+	 */
+	HOLD_INTERRUPTS();
 	foreach(cell, names)
-		replorigin_drop_by_name(lfirst(cell), true, true);
+		replorigin_drop_by_name(lfirst(cell), true, false);
+	RESUME_INTERRUPTS();
 }
