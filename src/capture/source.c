@@ -16,6 +16,7 @@
 
 #include "access/xlog.h"
 #include "access/htup_details.h"
+#include "argument.h"
 #include "capture/partition.h"
 #include "capture/stream.h"
 #include "catalog.h"
@@ -43,7 +44,6 @@
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
-#define MAX_NAME_LENGTH		40
 #define MAX_TOPIC_LENGTH	255
 
 PG_FUNCTION_INFO_V1(elt_create_source);
@@ -59,7 +59,6 @@ PG_FUNCTION_INFO_V1(elt_created);
 static void require_preload(void);
 static void require_create_right(bool remote);
 static EltSource *owned_source(const char *name);
-static void check_name(const char *name);
 static int	check_options(Jsonb *options);
 static char *make_publication(const char *name, ArrayType *tables);
 static void check_publication(const char *publication);
@@ -73,7 +72,6 @@ static void set_enabled(EltSource *source, bool enabled);
 static bool table_is_captured(int64 source_id, const char *relation);
 static void set_table_state(int64 source_id, const char *relation, const char *state);
 static void warn_of_settings(void);
-static char *required_name(FunctionCallInfo fcinfo, int argument, const char *what);
 
 /* ---- create ---- */
 
@@ -82,17 +80,17 @@ elt_create_source(PG_FUNCTION_ARGS)
 {
 	EltSource	source = {0};
 	ArrayType  *tables = PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1);
-	char	   *snapshot = required_name(fcinfo, 4, "snapshot");
+	char	   *snapshot = elt_argument_text(fcinfo, 4, "snapshot");
 	char	   *secret = NULL;
 	Jsonb	   *options = PG_ARGISNULL(5) ? NULL : PG_GETARG_JSONB_P(5);
 
-	source.name = required_name(fcinfo, 0, "name");
+	source.name = elt_argument_text(fcinfo, 0, "name");
 	source.conninfo = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	source.publication = PG_ARGISNULL(3) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(3)));
 	source.owner = GetUserId();
 
 	require_preload();
-	check_name(source.name);
+	elt_argument_check_name(source.name, "source");
 	require_create_right(source.conninfo != NULL);
 	if (strcmp(snapshot, "initial") != 0 && strcmp(snapshot, "none") != 0)
 		ereport(ERROR,
@@ -175,22 +173,6 @@ require_create_right(bool remote)
 				 errdetail("Capture reads all rows of its tables, whatever GRANT and row security say."),
 				 errhint("ALTER ROLE %s REPLICATION gives the right.",
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
-}
-
-static void
-check_name(const char *name)
-{
-	bool		valid = (name[0] >= 'a' && name[0] <= 'z') || name[0] == '_';
-	size_t		length = strlen(name);
-
-	for (size_t i = 0; i < length; i++)
-		valid &= (name[i] >= 'a' && name[i] <= 'z') || (name[i] >= '0' && name[i] <= '9') || name[i] == '_';
-	if (!valid || length > MAX_NAME_LENGTH)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid source name: \"%s\"", name),
-				 errdetail("The name becomes part of a slot's and a table's name."),
-				 errhint("Use 1 to %d characters of a-z, 0-9 and _, with no digit first.", MAX_NAME_LENGTH)));
 }
 
 /* Returns the width of raw partitions. */
@@ -421,8 +403,8 @@ warn_of_settings(void)
 Datum
 elt_add_table(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(required_name(fcinfo, 0, "source"));
-	char	   *relation = required_name(fcinfo, 1, "relation");
+	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 	bool		snapshot = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
 
 	if (source->conninfo == NULL)
@@ -451,8 +433,8 @@ elt_add_table(PG_FUNCTION_ARGS)
 Datum
 elt_remove_table(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(required_name(fcinfo, 0, "source"));
-	char	   *relation = required_name(fcinfo, 1, "relation");
+	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 
 	if (source->conninfo == NULL)
 	{
@@ -509,14 +491,14 @@ set_table_state(int64 source_id, const char *relation, const char *state)
 Datum
 elt_pause_source(PG_FUNCTION_ARGS)
 {
-	set_enabled(owned_source(required_name(fcinfo, 0, "name")), false);
+	set_enabled(owned_source(elt_argument_text(fcinfo, 0, "name")), false);
 	PG_RETURN_VOID();
 }
 
 Datum
 elt_resume_source(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(required_name(fcinfo, 0, "name"));
+	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "name"));
 
 	require_preload();
 	set_enabled(source, true);
@@ -556,7 +538,7 @@ set_enabled(EltSource *source, bool enabled)
 Datum
 elt_drop_source(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(required_name(fcinfo, 0, "name"));
+	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "name"));
 	bool		keep_raw = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(source->source_id)};
@@ -613,16 +595,6 @@ owned_source(const char *name)
 	return source;
 }
 
-static char *
-required_name(FunctionCallInfo fcinfo, int argument, const char *what)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
-}
-
 /* ---- messages ---- */
 
 /*
@@ -633,7 +605,7 @@ required_name(FunctionCallInfo fcinfo, int argument, const char *what)
 Datum
 elt_emit(PG_FUNCTION_ARGS)
 {
-	char	   *topic = required_name(fcinfo, 0, "topic");
+	char	   *topic = elt_argument_text(fcinfo, 0, "topic");
 	StringInfoData content;
 	XLogRecPtr	lsn;
 

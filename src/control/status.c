@@ -9,6 +9,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "argument.h"
 #include "capture/stream.h"
 #include "catalog.h"
 #include "catalog/pg_authid.h"
@@ -136,13 +137,11 @@ elt_wait_for_source(PG_FUNCTION_ARGS)
 	TimestampTz deadline = deadline_of(fcinfo, 2);
 	EltSource  *source;
 	XLogRecPtr	lsn;
+	char	   *name;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("source must not be null")));
+	name = elt_argument_text(fcinfo, 0, "source");
 	require_no_writes("wait_for_source");
-	source = elt_catalog_source(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	source = elt_catalog_source(name, false);
 	if (!has_privs_of_role(GetUserId(), source->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -158,13 +157,11 @@ elt_wait_for(PG_FUNCTION_ARGS)
 	EltPipeline *pipeline;
 	EltSource  *source;
 	XLogRecPtr	lsn;
+	char	   *name;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("pipeline must not be null")));
+	name = elt_argument_text(fcinfo, 0, "pipeline");
 	require_no_writes("wait_for");
-	pipeline = elt_catalog_pipeline(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	pipeline = elt_catalog_pipeline(name, false);
 	if (!has_privs_of_role(GetUserId(), pipeline->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -52,10 +53,7 @@ PG_FUNCTION_INFO_V1(elt_resume_pipeline);
 PG_FUNCTION_INFO_V1(elt_transform);
 PG_FUNCTION_INFO_V1(elt_pipeline_backlog);
 
-#define MAX_NAME	40
 
-static char *required_text(FunctionCallInfo fcinfo, int arg, const char *name);
-static void check_name(const char *name);
 static bool read_mode(const char *mode);
 static char read_ordering(const char *ordering);
 static char *find_relation(const EltSource *source, const char *relation);
@@ -74,11 +72,11 @@ static double pool_rate(void);
 Datum
 elt_create_pipeline(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "name");
-	char	   *source_name = required_text(fcinfo, 1, "source");
-	char	   *relation = required_text(fcinfo, 2, "relation");
-	char	   *mode = required_text(fcinfo, 5, "mode");
-	char	   *ordering = required_text(fcinfo, 7, "ordering");
+	char	   *name = elt_argument_text(fcinfo, 0, "name");
+	char	   *source_name = elt_argument_text(fcinfo, 1, "source");
+	char	   *relation = elt_argument_text(fcinfo, 2, "relation");
+	char	   *mode = elt_argument_text(fcinfo, 5, "mode");
+	char	   *ordering = elt_argument_text(fcinfo, 7, "ordering");
 	EltPipeline *pipeline = palloc0(sizeof(EltPipeline));
 	EltPipelineOptions options;
 	EltSource  *source;
@@ -89,7 +87,7 @@ elt_create_pipeline(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"target\" must not be null"),
 				 errhint("Name the table that the pipeline writes to.")));
-	check_name(name);
+	elt_argument_check_name(name, "pipeline");
 	pipeline->append = read_mode(mode);
 	pipeline->ordering = read_ordering(ordering);
 	pipeline->options = PG_ARGISNULL(8) ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
@@ -140,34 +138,6 @@ elt_create_pipeline(PG_FUNCTION_ARGS)
 				 errhint("Use columns of changes such as commit_ts instead, or pass the option {\"allow_volatile\": true}.")));
 
 	PG_RETURN_INT64(store(pipeline, mode, ordering, options.lanes));
-}
-
-static char *
-required_text(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name),
-				 errhint("Pass a value, or leave the argument out where it has a default.")));
-	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
-
-static void
-check_name(const char *name)
-{
-	bool		valid = (*name >= 'a' && *name <= 'z') || *name == '_';
-
-	for (const char *c = name; *c; c++)
-	{
-		if (!((*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '_'))
-			valid = false;
-	}
-	if (!valid || strlen(name) > MAX_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("\"%s\" is not a name for a pipeline", name),
-				 errhint("Use up to %d lower case letters, digits and underscores, the first not a digit.", MAX_NAME)));
 }
 
 static bool
@@ -452,7 +422,7 @@ store(const EltPipeline *pipeline, const char *mode, const char *ordering, int l
 Datum
 elt_drop_pipeline(PG_FUNCTION_ARGS)
 {
-	EltPipeline *pipeline = own_pipeline(required_text(fcinfo, 0, "name"));
+	EltPipeline *pipeline = own_pipeline(elt_argument_text(fcinfo, 0, "name"));
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
 	EltSpi		spi;
@@ -469,14 +439,14 @@ elt_drop_pipeline(PG_FUNCTION_ARGS)
 Datum
 elt_pause_pipeline(PG_FUNCTION_ARGS)
 {
-	set_state(own_pipeline(required_text(fcinfo, 0, "name"))->pipeline_id, "paused");
+	set_state(own_pipeline(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "paused");
 	PG_RETURN_VOID();
 }
 
 Datum
 elt_resume_pipeline(PG_FUNCTION_ARGS)
 {
-	set_state(own_pipeline(required_text(fcinfo, 0, "name"))->pipeline_id, "running");
+	set_state(own_pipeline(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "running");
 	PG_RETURN_VOID();
 }
 
@@ -517,7 +487,7 @@ own_pipeline(const char *name)
 Datum
 elt_transform(PG_FUNCTION_ARGS)
 {
-	EltPipeline *pipeline = own_pipeline(required_text(fcinfo, 0, "name"));
+	EltPipeline *pipeline = own_pipeline(elt_argument_text(fcinfo, 0, "name"));
 	int64		limit = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	EltBatchCounts counts = {0};
 	EltBatchEnd end = ELT_BATCH_MORE;
