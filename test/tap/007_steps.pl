@@ -109,8 +109,20 @@ for my $round (1 .. 2)
 	all_is_right("around the confirmation, $round");
 }
 
-# a transform worker within a user's statement, and one before its commit
 same_as_oracle($node, $node, 's', 'after all these');
+
+# out of memory: the worker may not grow any more, and a large row comes
+{
+	my ($capture) = workers($node, 'capture');
+	my ($pages) = split(/ /, slurp_file("/proc/$capture/statm"));
+	system_or_bail('prlimit', "--pid=$capture", '--as=' . ($pages * 4096 + 1024 * 1024));
+	$node->safe_psql('postgres', "INSERT INTO t VALUES (9000, repeat('large ', 4000000))");
+	poll_ok($node, "SELECT last_error ~ 'memory' FROM elt.stat_sources", 'the worker ran out of memory');
+	all_is_right('out of memory');
+	isnt((workers($node, 'capture'))[0], $capture, 'by a new worker');
+}
+
+# a transform worker within a user's statement, and one before its commit
 $node->safe_psql('postgres', <<'EOS');
 ALTER TABLE target ADD COLUMN w int;
 BEGIN;
