@@ -251,7 +251,7 @@ static void
 make_slot(void)
 {
 	EltSource  *source = capture.source;
-	XLogRecPtr	lsn = elt_slot_create(capture.stream, source->slot_name);
+	XLogRecPtr	lsn;
 	const char *publication = elt_stream_literal(source->publication);
 	Oid			types[] = {INT8OID, LSNOID, TEXTOID, BOOLOID};
 	Datum		values[4];
@@ -268,6 +268,7 @@ make_slot(void)
 				 errhint("Make it there: CREATE PUBLICATION %s FOR TABLE ... WITH (publish_via_partition_root = true)",
 						 quote_identifier(source->publication))));
 	PQclear(result);
+	lsn = elt_slot_create(capture.stream, source->slot_name);
 	result = elt_stream_query(capture.stream,
 							  psprintf("SELECT pg_catalog.format('%%I.%%I', schemaname, tablename) "
 									   "FROM pg_catalog.pg_publication_tables WHERE pubname = %s "
@@ -361,21 +362,15 @@ stream_changes(void)
 				if (capture.in_transaction && !capture.in_source_transaction)
 					commit_batch();
 				report_progress(false);
-				if (elt_registry_stop_requested())
-					leave();
-				if (!capture.in_transaction && capture.generation != elt_config_generation(MyDatabaseId))
-				{
-					read_source();
-					elt_stage_refresh(capture.stage);
-					waiting_for_copy = has_pending_copies();
+				if (elt_registry_stop_requested() ||
+					(!capture.in_transaction &&
+					 capture.generation != elt_config_generation(MyDatabaseId)))
 					break;
-				}
 				INSTR_TIME_SET_CURRENT(now);
 				INSTR_TIME_SUBTRACT(now, busy_since);
 				pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, INSTR_TIME_GET_MICROSEC(now));
 				(void) elt_stream_wait(capture.stream, nap_ms());
 				INSTR_TIME_SET_CURRENT(busy_since);
-				(void) elt_worker_nap(0);	/* a reload of the settings */
 				break;
 
 			case ELT_STREAM_END:
@@ -384,6 +379,24 @@ stream_changes(void)
 						 errmsg("the source ended the stream")));
 		}
 		report_progress(false);
+
+		/*
+		 * Looked at after every message, because a backlog may leave no time
+		 * to wait.  Of a source transaction that has come in part nothing
+		 * stays: however large it is, it comes again.
+		 */
+		if (!elt_worker_nap(0))
+		{
+			if (capture.in_transaction && !capture.in_source_transaction)
+				commit_batch();
+			leave();
+		}
+		if (!capture.in_transaction && capture.generation != elt_config_generation(MyDatabaseId))
+		{
+			read_source();
+			elt_stage_refresh(capture.stage);
+			waiting_for_copy = has_pending_copies();
+		}
 		if (!capture.in_transaction)
 			MemoryContextReset(capture.round_context);
 	}
@@ -427,8 +440,6 @@ process_message(char *data, int length)
 				break;
 		}
 	}
-	if (elt_registry_stop_requested() && capture.in_source_transaction)
-		leave();				/* however large it is, it comes again */
 }
 
 static void

@@ -122,6 +122,23 @@ same_as_oracle($node, $node, 's', 'after all these');
 	isnt((workers($node, 'capture'))[0], $capture, 'by a new worker');
 }
 
+# a worker that has much to do leaves all the same when it is told to
+{
+	my ($capture) = workers($node, 'capture');
+	kill('STOP', $capture);
+	$node->safe_psql('postgres', <<'EOS');
+SET synchronous_commit = off;
+DO $$ BEGIN FOR i IN 100001 .. 200000 LOOP INSERT INTO t VALUES (i, 'queued'); COMMIT; END LOOP; END $$;
+EOS
+	$node->safe_psql('postgres', "SELECT elt.pause_source('s')");
+	kill('CONT', $capture);
+	poll_ok($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'elt capture'", 'the worker leaves');
+	cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM elt_raw.s WHERE after @> '{"v": "queued"}'}), '<', 60000,
+		'before it has staged all that waits');
+	$node->safe_psql('postgres', "SELECT elt.resume_source('s')");
+	all_is_right('a backlog');
+}
+
 # a transform worker within a user's statement, and one before its commit
 $node->safe_psql('postgres', <<'EOS');
 ALTER TABLE target ADD COLUMN w int;
