@@ -157,6 +157,9 @@ CREATE TABLE elt.quarantine (
 	note			text
 );
 CREATE INDEX quarantine_unresolved ON elt.quarantine (pipeline_id, key_hash) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_due ON elt.quarantine (pipeline_id, next_retry_at) WHERE status = 'waiting';
+CREATE INDEX quarantine_recent ON elt.quarantine (pipeline_id, first_failed_at);
+CREATE INDEX quarantine_resolved ON elt.quarantine (resolved_at) WHERE resolved_at IS NOT NULL;
 COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original record';
 
 CREATE TABLE elt.parked (
@@ -293,6 +296,11 @@ CREATE FUNCTION elt.latency_quantile_ms(pipeline_id bigint, quantile double prec
 	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_latency_quantile_ms';
 COMMENT ON FUNCTION elt.latency_quantile_ms(bigint, double precision) IS
 	'quantile (0 to 1) of the time from commit at the source to commit in the target, in ms, over the last one to two minutes';
+
+CREATE FUNCTION elt.pipeline_outcomes(pipeline_id bigint, seconds int, OUT read bigint, OUT failed bigint) RETURNS record
+	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_pipeline_outcomes';
+COMMENT ON FUNCTION elt.pipeline_outcomes(bigint, int) IS
+	'changes that a pipeline read in the last seconds (up to 300), and how many of them failed';
 
 CREATE FUNCTION elt.workers(
 	OUT pid int, OUT kind text, OUT dboid oid, OUT object_id bigint, OUT object_name text, OUT state text,

@@ -155,7 +155,7 @@ elt_catalog_dropped_sources(void)
 	return sources;
 }
 
-void
+bool
 elt_catalog_lock_source(int64 source_id, bool exclusive)
 {
 	LOCKTAG		tag;
@@ -165,7 +165,8 @@ elt_catalog_lock_source(int64 source_id, bool exclusive)
 	 * exit; the functions of SQL use the last field's values 1 and 2.
 	 */
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (source_id >> 32), (uint32) source_id, 3);
-	(void) LockAcquire(&tag, exclusive ? AccessExclusiveLock : ShareLock, !exclusive, false);
+	return LockAcquire(&tag, exclusive ? AccessExclusiveLock : ShareLock, !exclusive, exclusive) !=
+		LOCKACQUIRE_NOT_AVAIL;
 }
 
 void

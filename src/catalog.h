@@ -86,8 +86,9 @@ extern List *elt_catalog_dropped_sources(void);
 /*
  * Only one of them at a time: a source's capture worker, for the life of its
  * session, and a transaction that drops the source (exclusive), to its end.
+ * The latter does not wait: false where the worker is there.
  */
-extern void elt_catalog_lock_source(int64 source_id, bool exclusive);
+extern bool elt_catalog_lock_source(int64 source_id, bool exclusive);
 extern void elt_catalog_forget_dropped(int64 source_id);
 extern void elt_catalog_note_capture_end(int64 source_id, int64 changes, const char *error, TimestampTz error_at);
 

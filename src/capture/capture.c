@@ -145,7 +145,7 @@ static void
 lock_source(void)
 {
 	elt_worker_begin("locking the source");
-	elt_catalog_lock_source(elt_my_slot->object_id, false);
+	(void) elt_catalog_lock_source(elt_my_slot->object_id, false);
 	elt_worker_commit();
 	MemoryContextSwitchTo(capture.round_context);
 }

@@ -31,7 +31,9 @@
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "replication/message.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -59,6 +61,7 @@ PG_FUNCTION_INFO_V1(elt_created);
 static void require_preload(void);
 static void require_create_right(bool remote);
 static EltSource *owned_source(const char *name);
+static void stop_capture(int64 source_id);
 static int	check_options(Jsonb *options);
 static char *make_publication(const char *name, ArrayType *tables);
 static void check_publication(const char *publication);
@@ -557,16 +560,7 @@ elt_drop_source(PG_FUNCTION_ARGS)
 				 errdetail("Pipelines that read it: %s.", pipelines),
 				 errhint("SELECT elt.drop_pipeline(...) for each of them first.")));
 
-	/* a rollback starts its worker again */
-	if (elt_registry_available())
-	{
-		int			index = elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source->source_id);
-
-		if (index >= 0)
-			elt_registry_request_stop(index);
-	}
-	elt_catalog_lock_source(source->source_id, true);
-
+	stop_capture(source->source_id);
 	elt_spi_begin(&spi);
 	elt_spi_run("INSERT INTO elt.dropped_sources (source_id, name, conninfo, slot_name) "
 				"SELECT s.source_id, s.name, s.conninfo || coalesce(' ' || x.secret, ''), s.slot_name "
@@ -580,6 +574,27 @@ elt_drop_source(PG_FUNCTION_ARGS)
 		elt_partition_drop_root(source->name);
 	elt_config_changed();
 	PG_RETURN_VOID();
+}
+
+/*
+ * Ends the source's worker, and keeps it out until the end of the transaction;
+ * a rollback starts it again.  It may be just about to start, so it is asked
+ * until it is gone.
+ */
+static void
+stop_capture(int64 source_id)
+{
+	while (!elt_catalog_lock_source(source_id, true))
+	{
+		int			index = elt_registry_available() ?
+		elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source_id) : -1;
+
+		if (index >= 0)
+			elt_registry_request_stop(index);
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
 }
 
 /* The source of this name, which the caller must own. */

@@ -1,14 +1,18 @@
 /*
  * stats.c
- *	  How long changes take from their commit at the source to their commit
- *	  in the target.
+ *	  What pipelines did lately, in shared memory: how long changes took from
+ *	  their commit at the source to their commit in the target, how many were
+ *	  read and how many failed, and when a failed one is to be tried again.
  *
- * One entry per pipeline with two histograms: the current minute and the one
- * before it, so that a quantile covers the last one to two minutes.  Buckets
- * grow by the fourth root of two, which bounds the error of a quantile at a
- * tenth of its value.  Counts are atomics; an entry is found and rotated
- * under a lock.  The table has a fixed size: pipelines beyond it have no
- * quantiles.
+ * One entry per pipeline.  Latencies: two histograms, the current minute and
+ * the one before it, so that a quantile covers the last one to two minutes.
+ * Buckets grow by the fourth root of two, which bounds the error of a quantile
+ * at a tenth of its value.  Counts of changes: a ring of five minutes in slots
+ * of five seconds.
+ *
+ * Histogram counts are atomics; the rest is under a lock, which a batch takes
+ * once.  The table has a fixed size: when it is full, the pipeline that was
+ * quiet for longest gives its entry up.
  */
 #include "postgres.h"
 
@@ -26,16 +30,29 @@
 #define NBUCKETS			128
 #define BUCKETS_PER_DOUBLING 4
 #define PERIOD_MS			60000
+#define SLOT_MS				5000
+#define NSLOTS				60
 
 typedef struct Histogram
 {
 	pg_atomic_uint64 buckets[NBUCKETS];
 } Histogram;
 
+/* What became of the changes of SLOT_MS. */
+typedef struct Outcomes
+{
+	int64		epoch;			/* which SLOT_MS since 2000 */
+	int64		read;
+	int64		failed;
+} Outcomes;
+
 typedef struct PipelineStats
 {
 	Oid			dboid;			/* InvalidOid: free */
 	int64		pipeline_id;
+	TimestampTz used_at;
+	TimestampTz retry_at;		/* when a quarantined change is due; 0: none */
+	Outcomes	outcomes[NSLOTS];
 	TimestampTz period_start;
 	int			current;		/* index into periods */
 	Histogram	periods[2];
@@ -50,6 +67,8 @@ typedef struct Stats
 static Stats *stats = NULL;
 
 static PipelineStats *find_entry(int64 pipeline_id, bool create);
+static PipelineStats *find_entry_locked(int64 pipeline_id, bool create);
+static int64 epoch_of(TimestampTz time);
 static void rotate(PipelineStats *entry, TimestampTz now);
 static int	bucket_of(int64 latency_us);
 static double bucket_limit_ms(int bucket);
@@ -90,8 +109,6 @@ elt_stats_latency(int64 pipeline_id, int64 latency_us)
 		return;
 	if (entry == NULL || entry->pipeline_id != pipeline_id || entry->dboid != MyDatabaseId)
 		entry = find_entry(pipeline_id, true);
-	if (entry == NULL)
-		return;
 	if (TimestampDifferenceExceeds(entry->period_start, now, PERIOD_MS))
 		rotate(entry, now);
 	pg_atomic_fetch_add_u64(&entry->periods[entry->current].buckets[bucket_of(latency_us)], 1);
@@ -130,32 +147,144 @@ elt_stats_latency_quantile(int64 pipeline_id, double quantile)
 	return bucket_limit_ms(NBUCKETS - 1);
 }
 
-static PipelineStats *
-find_entry(int64 pipeline_id, bool create)
+void
+elt_stats_note_outcomes(int64 pipeline_id, int64 read, int64 failed)
 {
-	PipelineStats *entry = NULL;
+	int64		epoch = epoch_of(GetCurrentTimestamp());
+	PipelineStats *entry;
+	Outcomes   *slot;
 
-	LWLockAcquire(stats->lock, create ? LW_EXCLUSIVE : LW_SHARED);
-	for (int i = 0; i < MAX_PIPELINES; i++)
+	if (stats == NULL)
+		return;
+	LWLockAcquire(stats->lock, LW_EXCLUSIVE);
+	entry = find_entry_locked(pipeline_id, true);
+	slot = &entry->outcomes[epoch % NSLOTS];
+	if (slot->epoch != epoch)
 	{
-		PipelineStats *candidate = &stats->pipelines[i];
+		slot->epoch = epoch;
+		slot->read = 0;
+		slot->failed = 0;
+	}
+	slot->read += read;
+	slot->failed += failed;
+	LWLockRelease(stats->lock);
+}
 
-		if (candidate->dboid == MyDatabaseId && candidate->pipeline_id == pipeline_id)
+void
+elt_stats_outcomes(int64 pipeline_id, int seconds, int64 *read, int64 *failed)
+{
+	int64		last = epoch_of(GetCurrentTimestamp());
+	int64		first = last - Min(seconds * INT64CONST(1000) / SLOT_MS, NSLOTS) + 1;
+	PipelineStats *entry;
+
+	*read = 0;
+	*failed = 0;
+	if (stats == NULL)
+		return;
+	LWLockAcquire(stats->lock, LW_SHARED);
+	entry = find_entry_locked(pipeline_id, false);
+	for (int i = 0; entry != NULL && i < NSLOTS; i++)
+	{
+		Outcomes   *slot = &entry->outcomes[i];
+
+		if (slot->epoch >= first && slot->epoch <= last)
 		{
-			entry = candidate;
-			break;
-		}
-		if (candidate->dboid == InvalidOid && create)
-		{
-			candidate->dboid = MyDatabaseId;
-			candidate->pipeline_id = pipeline_id;
-			candidate->period_start = GetCurrentTimestamp();
-			entry = candidate;
-			break;
+			*read += slot->read;
+			*failed += slot->failed;
 		}
 	}
 	LWLockRelease(stats->lock);
+}
+
+void
+elt_stats_forget_outcomes(int64 pipeline_id)
+{
+	PipelineStats *entry;
+
+	if (stats == NULL)
+		return;
+	LWLockAcquire(stats->lock, LW_EXCLUSIVE);
+	entry = find_entry_locked(pipeline_id, false);
+	if (entry != NULL)
+		memset(entry->outcomes, 0, sizeof(entry->outcomes));
+	LWLockRelease(stats->lock);
+}
+
+void
+elt_stats_set_retry_at(int64 pipeline_id, TimestampTz at)
+{
+	if (stats == NULL)
+		return;
+	LWLockAcquire(stats->lock, LW_EXCLUSIVE);
+	find_entry_locked(pipeline_id, true)->retry_at = at;
+	LWLockRelease(stats->lock);
+}
+
+TimestampTz
+elt_stats_retry_at(int64 pipeline_id)
+{
+	PipelineStats *entry;
+	TimestampTz at = 0;
+
+	if (stats == NULL)
+		return 0;
+	LWLockAcquire(stats->lock, LW_SHARED);
+	entry = find_entry_locked(pipeline_id, false);
+	if (entry != NULL)
+		at = entry->retry_at;
+	LWLockRelease(stats->lock);
+	return at;
+}
+
+static PipelineStats *
+find_entry(int64 pipeline_id, bool create)
+{
+	PipelineStats *entry;
+
+	LWLockAcquire(stats->lock, create ? LW_EXCLUSIVE : LW_SHARED);
+	entry = find_entry_locked(pipeline_id, create);
+	LWLockRelease(stats->lock);
 	return entry;
+}
+
+/* Never NULL with create, which wants the lock in exclusive mode. */
+static PipelineStats *
+find_entry_locked(int64 pipeline_id, bool create)
+{
+	PipelineStats *spare = &stats->pipelines[0];
+
+	for (int i = 0; i < MAX_PIPELINES; i++)
+	{
+		PipelineStats *entry = &stats->pipelines[i];
+
+		if (entry->dboid == MyDatabaseId && entry->pipeline_id == pipeline_id)
+		{
+			if (create)
+				entry->used_at = GetCurrentTimestamp();
+			return entry;
+		}
+		if (entry->used_at < spare->used_at)
+			spare = entry;
+	}
+	if (!create)
+		return NULL;
+
+	for (int period = 0; period < 2; period++)
+		for (int bucket = 0; bucket < NBUCKETS; bucket++)
+			pg_atomic_write_u64(&spare->periods[period].buckets[bucket], 0);
+	memset(spare->outcomes, 0, sizeof(spare->outcomes));
+	spare->retry_at = 0;
+	spare->dboid = MyDatabaseId;
+	spare->pipeline_id = pipeline_id;
+	spare->used_at = GetCurrentTimestamp();
+	spare->period_start = spare->used_at;
+	return spare;
+}
+
+static int64
+epoch_of(TimestampTz time)
+{
+	return time / (SLOT_MS * INT64CONST(1000));
 }
 
 /* Forgets the older of the two periods, both where nothing came for longer. */

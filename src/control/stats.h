@@ -1,10 +1,11 @@
 /*
  * stats.h
- *	  How long changes take from their commit at the source to their commit
- *	  in the target: one histogram per pipeline, in shared memory.
+ *	  What pipelines did lately, in shared memory.
  */
 #ifndef ELT_STATS_H
 #define ELT_STATS_H
+
+#include "datatype/timestamp.h"
 
 extern void elt_stats_request_shmem(void);
 extern void elt_stats_init_shmem(void);
@@ -14,5 +15,17 @@ extern void elt_stats_latency(int64 pipeline_id, int64 latency_us);
 
 /* Quantile (0..1) of the last one to two minutes in ms; -1: nothing known. */
 extern double elt_stats_latency_quantile(int64 pipeline_id, double quantile);
+
+/*
+ * Adds what a batch that committed read, and how many of those failed; sums of
+ * the last seconds (up to 300), and an end to what was counted so far.
+ */
+extern void elt_stats_note_outcomes(int64 pipeline_id, int64 read, int64 failed);
+extern void elt_stats_outcomes(int64 pipeline_id, int seconds, int64 *read, int64 *failed);
+extern void elt_stats_forget_outcomes(int64 pipeline_id);
+
+/* When a quarantined change that waits is to be tried again; 0: none waits. */
+extern void elt_stats_set_retry_at(int64 pipeline_id, TimestampTz at);
+extern TimestampTz elt_stats_retry_at(int64 pipeline_id);
 
 #endif							/* ELT_STATS_H */

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "argument.h"
@@ -38,6 +39,7 @@
 PG_FUNCTION_INFO_V1(elt_workers);
 PG_FUNCTION_INFO_V1(elt_is_preloaded);
 PG_FUNCTION_INFO_V1(elt_latency_quantile_ms);
+PG_FUNCTION_INFO_V1(elt_pipeline_outcomes);
 PG_FUNCTION_INFO_V1(elt_wait_for_source);
 PG_FUNCTION_INFO_V1(elt_wait_for);
 
@@ -127,6 +129,23 @@ elt_latency_quantile_ms(PG_FUNCTION_ARGS)
 	if (quantile < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(quantile);
+}
+
+Datum
+elt_pipeline_outcomes(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	int64		read;
+	int64		failed;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	elt_stats_outcomes(PG_GETARG_INT64(0), PG_GETARG_INT32(1), &read, &failed);
+	values[0] = Int64GetDatum(read);
+	values[1] = Int64GetDatum(failed);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* ---- waiting ---- */

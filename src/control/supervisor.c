@@ -37,6 +37,7 @@
 #define NAP_MS			1000
 #define REREAD_MS		60000
 #define END_TIMEOUT_MS	20000
+#define STOP_PAUSE_MS	100
 
 /* What the tables ask for, as last read. */
 typedef struct Wanted
@@ -202,7 +203,10 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 			note_capture_end(object_id, &ended);
 		if (ended.finished || ended.stop_requested)
 		{
+			/* who asked it to stop has a moment to say why */
 			memset(&child->backoff, 0, sizeof(child->backoff));
+			if (kind == ELT_WORKER_CAPTURE && ended.stop_requested)
+				child->backoff.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_PAUSE_MS);
 			wanted.read_at = 0; /* it finished because something changed */
 			return;
 		}

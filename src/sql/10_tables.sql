@@ -152,6 +152,9 @@ CREATE TABLE elt.quarantine (
 	note			text
 );
 CREATE INDEX quarantine_unresolved ON elt.quarantine (pipeline_id, key_hash) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_due ON elt.quarantine (pipeline_id, next_retry_at) WHERE status = 'waiting';
+CREATE INDEX quarantine_recent ON elt.quarantine (pipeline_id, first_failed_at);
+CREATE INDEX quarantine_resolved ON elt.quarantine (resolved_at) WHERE resolved_at IS NOT NULL;
 COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original record';
 
 CREATE TABLE elt.parked (

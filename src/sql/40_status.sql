@@ -9,6 +9,11 @@ CREATE FUNCTION elt.latency_quantile_ms(pipeline_id bigint, quantile double prec
 COMMENT ON FUNCTION elt.latency_quantile_ms(bigint, double precision) IS
 	'quantile (0 to 1) of the time from commit at the source to commit in the target, in ms, over the last one to two minutes';
 
+CREATE FUNCTION elt.pipeline_outcomes(pipeline_id bigint, seconds int, OUT read bigint, OUT failed bigint) RETURNS record
+	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_pipeline_outcomes';
+COMMENT ON FUNCTION elt.pipeline_outcomes(bigint, int) IS
+	'changes that a pipeline read in the last seconds (up to 300), and how many of them failed';
+
 CREATE FUNCTION elt.workers(
 	OUT pid int, OUT kind text, OUT dboid oid, OUT object_id bigint, OUT object_name text, OUT state text,
 	OUT started_at timestamptz, OUT changes bigint, OUT busy_ratio double precision,

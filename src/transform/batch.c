@@ -108,7 +108,11 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	PG_END_TRY();
 
 	if (own_transaction)
+	{
 		note_latency(batch);
+		if (batch->counts.read > 0)
+			elt_stats_note_outcomes(pipeline->pipeline_id, batch->counts.read, batch->work.quarantined);
+	}
 	counts->read += batch->counts.read;
 	counts->written += batch->work.written;
 	counts->quarantined += batch->work.quarantined;

@@ -140,7 +140,7 @@ elt_log_same_key(const EltLogRow *a, const EltLogRow *b)
 
 /* ---- writes ---- */
 
-void
+char *
 elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
 				   const ErrorData *error, const char *error_class, const char *step)
 {
@@ -149,6 +149,7 @@ elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
 	TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[lengthof(types)];
 	char		nulls[lengthof(types) + 1];
+	char	   *fingerprint = fingerprint_of(error, step);
 	Datum		record = row->after ? row->after : row->before ? row->before : row->key;
 	EltSpi		spi;
 
@@ -176,7 +177,7 @@ elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
 	values[17] = text_or_null(error->table_name, &nulls[17]);
 	values[18] = text_or_null(error->column_name, &nulls[18]);
 	values[19] = text_or_null(error->constraint_name, &nulls[19]);
-	values[20] = CStringGetTextDatum(fingerprint_of(error, step));
+	values[20] = CStringGetTextDatum(fingerprint);
 
 	elt_spi_begin(&spi);
 	elt_spi_run("INSERT INTO elt.quarantine (pipeline_id, pipeline, version, source, change_id, op, key, key_hash, "
@@ -187,6 +188,7 @@ elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
 				"CASE $11 WHEN 'dependency' THEN now() + interval '5 s' END)",
 				lengthof(types), types, values, nulls);
 	elt_spi_end(&spi);
+	return fingerprint;
 }
 
 void

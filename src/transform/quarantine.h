@@ -16,8 +16,9 @@ extern void elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, El
 extern void elt_blocked_keys_add(EltBlockedKeys *blocked, const EltLogRow *row);
 extern bool elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLogRow *row);
 
-extern void elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
-							   const ErrorData *error, const char *error_class, const char *step);
+/* Returns the error's fingerprint. */
+extern char *elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
+								const ErrorData *error, const char *error_class, const char *step);
 extern void elt_quarantine_park(const EltPipeline *pipeline, EltLogRow **rows, int nrows);
 
 /* Marks older unresolved changes of these keys superseded; returns how many. */
