@@ -27,3 +27,32 @@ CREATE FUNCTION elt.simulate_autoscale(
 COMMENT ON FUNCTION elt.simulate_autoscale(jsonb) IS
 	'runs the autoscaler over a load: {"seconds": 600, "worker_rate": 10000, "arrival": [[0, 1000], [60, 20000]]}; '
 	'optional start_backlog, max_rate, lock_bound, processes, min, max, and the settings target_backlog, drained_backlog, catchup_target, scale_down_window and idle_timeout in seconds';
+
+CREATE TABLE elt.worker_bounds (
+	one				boolean PRIMARY KEY DEFAULT true CHECK (one),
+	min_workers		int CHECK (min_workers BETWEEN 0 AND 64),
+	max_workers		int CHECK (max_workers BETWEEN 0 AND 64),
+	set_by			name NOT NULL DEFAULT session_user,
+	set_at			timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE elt.worker_bounds IS 'bounds of the number of transform workers that go before the settings; see set_worker_bounds';
+
+CREATE FUNCTION elt.set_worker_bounds(min int, max int) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_set_worker_bounds';
+COMMENT ON FUNCTION elt.set_worker_bounds(int, int) IS
+	'sets bounds of the number of transform workers of this database, which go before elt.min_workers and elt.max_workers until they are set to null';
+
+CREATE FUNCTION elt.pool_status(
+	OUT mode text, OUT wanted int, OUT min_workers int, OUT max_workers int, OUT reason text, OUT backlog bigint,
+	OUT arrival_rate double precision, OUT worker_rate double precision, OUT ceiling int, OUT last_change_at timestamptz) RETURNS record
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pool_status';
+COMMENT ON FUNCTION elt.pool_status() IS 'what the supervisor of this database last decided about the number of transform workers; see the view stat_pool';
+
+CREATE VIEW elt.stat_pool WITH (security_barrier) AS
+	SELECT (SELECT count(*)::int FROM elt.workers() w
+			WHERE w.kind = 'transform' AND w.pid IS NOT NULL
+				AND w.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) AS workers,
+		   p.wanted, p.min_workers, p.max_workers, p.mode, p.reason, p.backlog, p.arrival_rate, p.worker_rate, p.ceiling, p.last_change_at
+	FROM elt.pool_status() p
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW elt.stat_pool IS 'the transform workers of this database: how many, how many are wanted and why, for pg_monitor';
