@@ -457,13 +457,12 @@ CREATE FUNCTION elt.pool_status(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pool_status';
 COMMENT ON FUNCTION elt.pool_status() IS 'what the supervisor of this database last decided about the number of transform workers; see the view stat_pool';
 
-CREATE VIEW elt.stat_pool WITH (security_barrier) AS
+CREATE VIEW elt.stat_pool AS
 	SELECT (SELECT count(*)::int FROM elt.workers() w
 			WHERE w.kind = 'transform' AND w.pid IS NOT NULL
 				AND w.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) AS workers,
 		   p.wanted, p.min_workers, p.max_workers, p.mode, p.reason, p.backlog, p.arrival_rate, p.worker_rate, p.ceiling, p.last_change_at
-	FROM elt.pool_status() p
-	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+	FROM elt.pool_status() p;
 COMMENT ON VIEW elt.stat_pool IS 'the transform workers of this database: how many, how many are wanted and why, for pg_monitor';
 /* One list of all that must be right for elt to run, with what to do where it is not. */
 
@@ -580,13 +579,13 @@ REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
-GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys, elt.stat_pool TO PUBLIC;
-GRANT SELECT ON elt.scaling_log TO pg_monitor;
-GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
+GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
-	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text), elt.pool_status() TO PUBLIC;
+	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
 
 /* Every pipeline's owner runs this one. */
 GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;

@@ -48,11 +48,10 @@ CREATE FUNCTION elt.pool_status(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_pool_status';
 COMMENT ON FUNCTION elt.pool_status() IS 'what the supervisor of this database last decided about the number of transform workers; see the view stat_pool';
 
-CREATE VIEW elt.stat_pool WITH (security_barrier) AS
+CREATE VIEW elt.stat_pool AS
 	SELECT (SELECT count(*)::int FROM elt.workers() w
 			WHERE w.kind = 'transform' AND w.pid IS NOT NULL
 				AND w.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) AS workers,
 		   p.wanted, p.min_workers, p.max_workers, p.mode, p.reason, p.backlog, p.arrival_rate, p.worker_rate, p.ceiling, p.last_change_at
-	FROM elt.pool_status() p
-	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+	FROM elt.pool_status() p;
 COMMENT ON VIEW elt.stat_pool IS 'the transform workers of this database: how many, how many are wanted and why, for pg_monitor';

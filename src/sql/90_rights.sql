@@ -10,13 +10,13 @@ REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
-GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys, elt.stat_pool TO PUBLIC;
-GRANT SELECT ON elt.scaling_log TO pg_monitor;
-GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
+GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
-	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text), elt.pool_status() TO PUBLIC;
+	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
 
 /* Every pipeline's owner runs this one. */
 GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
