@@ -173,6 +173,13 @@ BEGIN
 END $$;
 CREATE TRIGGER shut_down BEFORE INSERT ON sec.target FOR EACH ROW EXECUTE FUNCTION sec.shut_down();
 RESET ROLE;
+SELECT elt.set_worker_bounds(1, NULL);
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM elt.workers() WHERE kind = 'transform' AND pid IS NOT NULL) LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
 CREATE TABLE sec_tools.pids AS SELECT pid FROM elt.workers() WHERE kind = 'transform' AND pid IS NOT NULL;
 SELECT count(*) > 0 FROM sec_tools.pids;
 INSERT INTO sec_t VALUES (3, 'x');

@@ -198,17 +198,19 @@ elt_catalog_note_capture_end(int64 source_id, int64 changes, const char *error, 
 	elt_spi_end(&spi);
 }
 
-int
-elt_catalog_active_pipelines(void)
+void
+elt_catalog_worker_bounds(int *min_workers, int *max_workers)
 {
-	int			count;
 	EltSpi		spi;
 
+	*min_workers = *max_workers = -1;
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT count(*) FROM elt.pipelines WHERE state <> 'paused'", 0, NULL, NULL, NULL);
-	count = (int) elt_spi_int64(0, 1);
+	if (elt_spi_run("SELECT coalesce(min_workers, -1), coalesce(max_workers, -1) FROM elt.worker_bounds", 0, NULL, NULL, NULL) > 0)
+	{
+		*min_workers = (int) elt_spi_int64(0, 1);
+		*max_workers = (int) elt_spi_int64(0, 2);
+	}
 	elt_spi_end(&spi);
-	return count;
 }
 
 EltPipeline *

@@ -120,7 +120,8 @@ typedef struct EltPipeline
 
 extern EltPipeline *elt_catalog_pipeline(const char *name, bool missing_ok);
 extern List *elt_catalog_pipelines(void);
-extern int	elt_catalog_active_pipelines(void); /* running or blocked, not
-												 * paused */
+
+/* What elt.set_worker_bounds() set; -1: not set. */
+extern void elt_catalog_worker_bounds(int *min_workers, int *max_workers);
 
 #endif							/* ELT_CATALOG_H */

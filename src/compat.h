@@ -43,6 +43,13 @@
 	heap_form_minimal_tuple((desc), (values), (nulls))
 #endif
 
+/* 18: others stand between client sessions and background workers; needs storage/proc.h */
+#ifdef NUM_SPECIAL_WORKER_PROCS
+#define ELT_FIRST_WORKER_PROC	(MaxConnections + autovacuum_worker_slots + NUM_SPECIAL_WORKER_PROCS)
+#else
+#define ELT_FIRST_WORKER_PROC	(MaxConnections + autovacuum_max_workers + 1)
+#endif
+
 /* 16: one function for all classes of objects */
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_namespace.h"

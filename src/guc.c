@@ -12,23 +12,92 @@
 #include "guc.h"
 #include "libpq-fe.h"
 
+int			elt_autoscale_mode = ELT_AUTOSCALE_ON;
+int			elt_min_workers = 0;
 int			elt_max_workers = 4;
+int			elt_target_backlog_s = 120;
+int			elt_drained_backlog_ms = 1000;
+int			elt_catchup_target_s = 30;
+int			elt_scale_down_window_s = 60;
+int			elt_idle_timeout_s = 60;
 int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
 char	   *elt_local_conninfo = "";
+
+static const struct config_enum_entry autoscale_modes[] = {
+	{"on", ELT_AUTOSCALE_ON, false},
+	{"advise", ELT_AUTOSCALE_ADVISE, false},
+	{"off", ELT_AUTOSCALE_OFF, false},
+	{"true", ELT_AUTOSCALE_ON, true},
+	{"yes", ELT_AUTOSCALE_ON, true},
+	{"1", ELT_AUTOSCALE_ON, true},
+	{"false", ELT_AUTOSCALE_OFF, true},
+	{"no", ELT_AUTOSCALE_OFF, true},
+	{"0", ELT_AUTOSCALE_OFF, true},
+	{NULL, 0, false}
+};
 
 static bool check_local_conninfo(char **newval, void **extra, GucSource source);
 
 void
 elt_guc_define(void)
 {
+	DefineCustomEnumVariable("elt.autoscale",
+							 "Whether the number of transform workers follows the load.",
+							 "off: always elt.max_workers while pipelines run. advise: as off, but decisions are written to elt.scaling_log.",
+							 &elt_autoscale_mode,
+							 ELT_AUTOSCALE_ON, autoscale_modes,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.min_workers",
+							"Least transform workers per database.",
+							"Above elt.max_workers it counts as that.",
+							&elt_min_workers,
+							0, 0, 64,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.max_workers",
-							"Transform workers per database.",
+							"Most transform workers per database.",
 							"0 stops all pipelines; elt.transform() still works.",
 							&elt_max_workers,
 							4, 0, 64,
 							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.target_backlog",
+							"Upper bound of the backlog, in time to drain it: above, as many workers as may help are started at once.",
+							NULL,
+							&elt_target_backlog_s,
+							120, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.drained_backlog",
+							"Lower bound of the backlog, in time to drain it: workers are taken away only below.",
+							NULL,
+							&elt_drained_backlog_ms,
+							1000, 0, 86400000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.catchup_target",
+							"Time in which a backlog is to be drained.",
+							NULL,
+							&elt_catchup_target_s,
+							30, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.scale_down_window",
+							"Workers are taken away when none of them was wanted for so long.",
+							NULL,
+							&elt_scale_down_window_s,
+							60, 0, 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.idle_timeout",
+							"The last worker leaves when there was nothing to do for so long.",
+							NULL,
+							&elt_idle_timeout_s,
+							60, 0, 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.batch_changes",
 							"Changes that a pipeline reads per batch.",

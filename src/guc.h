@@ -5,7 +5,23 @@
 #ifndef ELT_GUC_H
 #define ELT_GUC_H
 
-extern int	elt_max_workers;	/* transform workers per database */
+/* elt.autoscale */
+typedef enum EltAutoscaleMode
+{
+	ELT_AUTOSCALE_OFF,
+	ELT_AUTOSCALE_ADVISE,
+	ELT_AUTOSCALE_ON
+} EltAutoscaleMode;
+
+extern int	elt_autoscale_mode;
+extern int	elt_min_workers;	/* transform workers per database */
+extern int	elt_max_workers;
+extern int	elt_target_backlog_s;	/* upper bound of the backlog, in time to
+									 * drain it */
+extern int	elt_drained_backlog_ms; /* lower bound */
+extern int	elt_catchup_target_s;
+extern int	elt_scale_down_window_s;
+extern int	elt_idle_timeout_s;
 extern int	elt_batch_changes;	/* changes read per batch of a pipeline */
 extern int	elt_batch_bytes_kb; /* kB read per batch of a pipeline */
 extern int	elt_raw_partition_changes;	/* change_ids per leaf partition */

@@ -44,6 +44,10 @@ typedef struct DatabaseConfig
 	Oid			dboid;
 	uint64		generation;
 	TimestampTz vacated_at;		/* 0: not */
+	EltPoolStatus pool;
+	pg_atomic_uint64 work;		/* counts wakes for work */
+	pg_atomic_uint32 watched;	/* 1: the supervisor wants to hear of work
+								 * that nobody is there for */
 } DatabaseConfig;
 
 typedef struct Registry
@@ -67,6 +71,7 @@ static void release_slot(EltWorkerSlot *slot);
 static void detach(int code, Datum arg);
 static void remember_error(ErrorData *edata);
 static DatabaseConfig *database_config(Oid dboid);
+static DatabaseConfig *claim_database_config(Oid dboid);
 static void config_xact_callback(XactEvent event, void *arg);
 
 static emit_log_hook_type previous_emit_log_hook = NULL;
@@ -99,6 +104,11 @@ elt_registry_init_shmem(void)
 		memset(registry, 0, registry_shmem_size());
 		registry->lock = &(GetNamedLWLockTranche("elt"))->lock;
 		registry->nslots = max_worker_processes;
+		for (int i = 0; i < MAX_DATABASES; i++)
+		{
+			pg_atomic_init_u64(&registry->databases[i].work, 0);
+			pg_atomic_init_u32(&registry->databases[i].watched, 0);
+		}
 		for (int i = 0; i < registry->nslots; i++)
 		{
 			EltWorkerSlot *slot = &registry->slots[i];
@@ -486,24 +496,86 @@ elt_registry_wake(EltWorkerKind kind, Oid dboid, int64 object_id)
 /*
  * elt_registry_wake_transform
  *		Wakes one idle transform worker of a database.  Taking its idle flag
- *		down here keeps two wakes from hitting the same worker.
+ *		down here keeps two wakes from hitting the same worker.  One that was
+ *		told to leave does not count; one that starts looks for itself.
  */
 void
 elt_registry_wake_transform(Oid dboid)
 {
+	DatabaseConfig *config;
+	bool		there = false;
+	uint32		watched = 1;
+
 	LWLockAcquire(registry->lock, LW_SHARED);
+	config = database_config(dboid);
+	pg_atomic_fetch_add_u64(&config->work, 1);
 	for (int i = 0; i < registry->nslots; i++)
 	{
 		EltWorkerSlot *slot = &registry->slots[i];
 		uint32		idle = 1;
 
-		if (slot->kind == ELT_WORKER_TRANSFORM && slot->dboid == dboid && slot->proc != NULL &&
-			pg_atomic_compare_exchange_u32(&slot->idle, &idle, 0))
+		if (slot->kind != ELT_WORKER_TRANSFORM || slot->dboid != dboid || slot->ended || slot->stop_requested)
+			continue;
+		there = true;
+		if (slot->proc != NULL && pg_atomic_compare_exchange_u32(&slot->idle, &idle, 0))
 		{
 			SetLatch(&slot->proc->procLatch);
 			break;
 		}
 	}
+	if (!there && pg_atomic_compare_exchange_u32(&config->watched, &watched, 0))
+	{
+		int			index = find_slot(ELT_WORKER_SUPERVISOR, dboid, 0);
+
+		if (index >= 0 && registry->slots[index].proc != NULL)
+			SetLatch(&registry->slots[index].proc->procLatch);
+	}
+	LWLockRelease(registry->lock);
+}
+
+uint64
+elt_registry_work(void)
+{
+	uint64		work;
+
+	LWLockAcquire(registry->lock, LW_SHARED);
+	work = pg_atomic_read_u64(&database_config(MyDatabaseId)->work);
+	LWLockRelease(registry->lock);
+	return work;
+}
+
+/* Who calls looks at elt_registry_work once more afterwards, before it sleeps. */
+void
+elt_registry_watch_work(void)
+{
+	LWLockAcquire(registry->lock, LW_SHARED);
+	pg_atomic_write_u32(&database_config(MyDatabaseId)->watched, 1);
+	LWLockRelease(registry->lock);
+	pg_memory_barrier();
+}
+
+/* ---- status of the pool ---- */
+
+void
+elt_registry_set_pool(const EltPoolStatus *status)
+{
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	claim_database_config(MyDatabaseId)->pool = *status;
+	LWLockRelease(registry->lock);
+}
+
+void
+elt_registry_get_pool(EltPoolStatus *status)
+{
+	DatabaseConfig *config;
+
+	memset(status, 0, sizeof(EltPoolStatus));
+	if (registry == NULL)
+		return;
+	LWLockAcquire(registry->lock, LW_SHARED);
+	config = database_config(MyDatabaseId);
+	if (config->dboid == MyDatabaseId)
+		*status = config->pool;
 	LWLockRelease(registry->lock);
 }
 
@@ -567,9 +639,7 @@ config_xact_callback(XactEvent event, void *arg)
 		DatabaseConfig *config;
 
 		LWLockAcquire(registry->lock, LW_EXCLUSIVE);
-		config = database_config(MyDatabaseId);
-		if (config->dboid == InvalidOid && config != &registry->databases[MAX_DATABASES - 1])
-			config->dboid = MyDatabaseId;
+		config = claim_database_config(MyDatabaseId);
 		config->generation++;
 		for (int i = 0; i < registry->nslots; i++)
 		{
@@ -592,9 +662,7 @@ elt_registry_vacate(Oid dboid)
 	DatabaseConfig *config;
 
 	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
-	config = database_config(dboid);
-	if (config->dboid == InvalidOid && config != &registry->databases[MAX_DATABASES - 1])
-		config->dboid = dboid;
+	config = claim_database_config(dboid);
 	config->vacated_at = GetCurrentTimestamp();
 	LWLockRelease(registry->lock);
 }
@@ -623,4 +691,15 @@ database_config(Oid dboid)
 			return config;
 	}
 	return &registry->databases[MAX_DATABASES - 1];
+}
+
+/* The same, and kept for that database; wants the lock in exclusive mode. */
+static DatabaseConfig *
+claim_database_config(Oid dboid)
+{
+	DatabaseConfig *config = database_config(dboid);
+
+	if (config->dboid == InvalidOid && config != &registry->databases[MAX_DATABASES - 1])
+		config->dboid = dboid;
+	return config;
 }

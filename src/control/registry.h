@@ -64,6 +64,22 @@ typedef struct EltWorkerSlot
 									 * something */
 } EltWorkerSlot;
 
+/* What a supervisor decided about its pool of transform workers. */
+typedef struct EltPoolStatus
+{
+	int			mode;			/* EltAutoscaleMode */
+	int			wanted;
+	int			min_workers;
+	int			max_workers;
+	int			reason;			/* EltScaleReason */
+	int			ceiling;
+	double		backlog;
+	double		arrival_rate;
+	double		worker_rate;
+	TimestampTz changed_at;		/* when "wanted" was last changed; 0: nothing
+								 * is known yet */
+} EltPoolStatus;
+
 /* Set by elt_registry_attach in a worker, NULL elsewhere. */
 extern EltWorkerSlot *elt_my_slot;
 
@@ -91,11 +107,23 @@ extern bool elt_registry_read(int index, EltWorkerSlot *copy);
 
 /*
  * Wakes: the launcher, a database's supervisor (so that it looks at the
- * tables again), one idle transform worker of a database.
+ * tables again), one idle transform worker of a database, or where the pool is
+ * empty the supervisor, if it watches for work.
  */
 extern void elt_registry_wake_launcher(void);
 extern void elt_registry_wake(EltWorkerKind kind, Oid dboid, int64 object_id);
 extern void elt_registry_wake_transform(Oid dboid);
+
+/*
+ * The supervisor's side: elt_registry_work counts the wakes for work so far;
+ * after elt_registry_watch_work the next one that finds nobody in the pool
+ * sets the supervisor's latch, once.
+ */
+extern uint64 elt_registry_work(void);
+extern void elt_registry_watch_work(void);
+
+extern void elt_registry_set_pool(const EltPoolStatus *status);
+extern void elt_registry_get_pool(EltPoolStatus *status);
 
 /*
  * Configuration generation of a database: counts commits that changed

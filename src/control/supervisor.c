@@ -4,9 +4,9 @@
  *
  * The supervisor keeps what runs equal to what the tables ask for: a capture
  * worker per enabled source, a cleaner per dropped source whose slot is still
- * there, and the pool of transform workers.  It reads the tables when the
- * configuration generation moved, and otherwise only looks at the registry;
- * so an idle round costs next to nothing.
+ * there, and as many transform workers as the scaler says (scaler.c).  It
+ * reads the tables when the configuration generation moved, and otherwise only
+ * looks at the registry; so an idle round costs next to nothing.
  *
  * A worker that failed is started again by its own backoff, and its error is
  * written to elt.sources, where stat_sources and health() show it.  A worker
@@ -25,16 +25,16 @@
 #include "capture/slot.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "control/scaler.h"
 #include "control/worker.h"
 #include "elt.h"
-#include "guc.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define NAP_MS			1000
 #define REREAD_MS		60000
 #define END_TIMEOUT_MS	20000
 #define STOP_PAUSE_MS	100
@@ -47,7 +47,6 @@ typedef struct Wanted
 	TimestampTz read_at;
 	List	   *sources;		/* of EltSource */
 	List	   *dropped;		/* of EltDroppedSource */
-	int			pipelines;		/* that want workers */
 } Wanted;
 
 /* Restarts of one worker. */
@@ -63,6 +62,7 @@ typedef struct Child
 } Child;
 
 static Wanted wanted;
+static int	pool_size;			/* transform workers that should run now */
 static HTAB *children;
 
 static bool wanted_is_stale(void);
@@ -70,7 +70,6 @@ static bool read_wanted(void);
 static void one_round(void);
 static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
 static void stop_strangers(void);
-static int	pool_size(void);
 static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
 static void clean_up_after_drop(void);
 
@@ -96,7 +95,7 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
-	} while (elt_worker_nap(NAP_MS));
+	} while (elt_worker_nap(elt_scaler_nap_ms()));
 }
 
 /* ---- what is wanted ---- */
@@ -126,23 +125,13 @@ read_wanted(void)
 		old = MemoryContextSwitchTo(wanted.context);
 		wanted.sources = elt_catalog_sources();
 		wanted.dropped = elt_catalog_dropped_sources();
-		wanted.pipelines = elt_catalog_active_pipelines();
 		MemoryContextSwitchTo(old);
+		elt_scaler_configure();
 		wanted.generation = generation;
 		wanted.read_at = GetCurrentTimestamp();
 	}
 	elt_worker_commit();
 	return exists;
-}
-
-/*
- * pool_size
- *		How many transform workers this database should have now.
- */
-static int
-pool_size(void)
-{
-	return wanted.pipelines > 0 ? elt_max_workers : 0;
 }
 
 /* ---- what runs ---- */
@@ -152,6 +141,7 @@ one_round(void)
 {
 	ListCell   *cell;
 
+	pool_size = elt_scaler_round();
 	foreach(cell, wanted.sources)
 	{
 		EltSource  *source = lfirst(cell);
@@ -166,9 +156,10 @@ one_round(void)
 
 		supervise(ELT_WORKER_CLEANER, dropped->source_id, dropped->name, !capturing);
 	}
-	for (int number = 0; number < pool_size(); number++)
+	for (int number = 0; number < pool_size; number++)
 		supervise(ELT_WORKER_TRANSFORM, number, "", true);
 	stop_strangers();
+	elt_scaler_write_log();		/* afterwards: no worker waits for that */
 }
 
 /* Brings one worker nearer to what is wanted of it. */
@@ -208,6 +199,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 			if (kind == ELT_WORKER_CAPTURE && ended.stop_requested)
 				child->backoff.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_PAUSE_MS);
 			wanted.read_at = 0; /* it finished because something changed */
+			if (kind == ELT_WORKER_TRANSFORM)
+				SetLatch(MyLatch);	/* and may be wanted again already */
 			return;
 		}
 		elt_backoff_note_end(&child->backoff, &ended);
@@ -253,7 +246,7 @@ stop_strangers(void)
 		if (!elt_registry_read(index, &slot) || slot.dboid != MyDatabaseId)
 			continue;
 		if (slot.kind == ELT_WORKER_TRANSFORM)
-			keep = slot.object_id < pool_size();
+			keep = slot.object_id < pool_size;
 		else if (slot.kind == ELT_WORKER_CAPTURE)
 		{
 			foreach(cell, wanted.sources)

@@ -11,7 +11,8 @@ REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
-GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
+GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
@@ -45,6 +46,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.pipeline_versions', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');

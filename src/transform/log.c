@@ -50,6 +50,7 @@
 #define MAX_PASSED_OVER	1000000 /* changes of other lanes in one window */
 #define EXACT_BLOCKS	256		/* a backlog up to here is counted row by row */
 #define SAMPLE_BLOCKS	32		/* a longer one is estimated from this many */
+#define GLANCE_BLOCKS	8		/* and by who asks every second, from so few */
 
 /* How full a window is. */
 typedef struct Filling
@@ -89,6 +90,7 @@ typedef struct LogScan
 static LogScan *scan_begin(Oid raw, int64 after, const char *topic, const bool *lanes, int nlanes);
 static EltLogRow *scan_next(LogScan *scan);
 static void scan_end(LogScan *scan);
+static BlockNumber count_blocks(LogScan *scan);
 static bool fill_block(LogScan *scan);
 static bool next_tuple(LogScan *scan);
 static void open_leaf(LogScan *scan);
@@ -242,7 +244,7 @@ void
 elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes, EltLogBacklog *backlog)
 {
 	int64		after = PG_INT64_MAX;
-	BlockNumber blocks = 0;
+	BlockNumber blocks;
 	bool		exact;
 	LogScan    *scan;
 	EltLogRow  *row;
@@ -252,15 +254,7 @@ elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes, 
 		after = Min(after, positions[lane]);
 
 	scan = scan_begin(raw, after, topic, NULL, nlanes);
-	for (int i = 0; i < scan->nleaves; i++)
-	{
-		Relation	leaf = table_open(scan->leaves[i].oid, AccessShareLock);
-
-		blocks += RelationGetNumberOfBlocks(leaf);
-		if (i == 0)
-			blocks -= find_block(leaf, after);
-		table_close(leaf, NoLock);
-	}
+	blocks = count_blocks(scan);
 	exact = blocks <= EXACT_BLOCKS;
 
 	while ((row = scan_next(scan)) != NULL)
@@ -281,6 +275,34 @@ elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes, 
 	if (backlog->changes > 0)
 		backlog->bytes = (double) blocks * BLCKSZ;
 	scan_end(scan);
+}
+
+/*
+ * elt_log_count
+ *		About how many changes there are behind a position: a glance, whatever
+ *		the length of the log.
+ */
+double
+elt_log_count(Oid raw, const char *topic, int64 after)
+{
+	LogScan    *scan = scan_begin(raw, after, topic, NULL, 1);
+	BlockNumber blocks = count_blocks(scan);
+	double		count = 0;
+	EltLogRow  *row;
+
+	while ((row = scan_next(scan)) != NULL)
+	{
+		if (topic == NULL || row->op == ELT_OP_MESSAGE)
+			count++;
+		pfree(row);
+		if (scan->blocks_read >= GLANCE_BLOCKS && blocks > GLANCE_BLOCKS && scan->next >= scan->nblock)
+		{
+			count *= (double) blocks / scan->blocks_read;
+			break;
+		}
+	}
+	scan_end(scan);
+	return count;
 }
 
 /* A copy of a row with another image. */
@@ -360,6 +382,24 @@ scan_end(LogScan *scan)
 		close_leaf(scan);
 	if (scan->copy != NULL)
 		ExecDropSingleTupleTableSlot(scan->copy);
+}
+
+/* Blocks from the position to the end of the log. */
+static BlockNumber
+count_blocks(LogScan *scan)
+{
+	BlockNumber blocks = 0;
+
+	for (int i = 0; i < scan->nleaves; i++)
+	{
+		Relation	leaf = table_open(scan->leaves[i].oid, AccessShareLock);
+
+		blocks += RelationGetNumberOfBlocks(leaf);
+		if (i == 0)
+			blocks -= find_block(leaf, scan->after);
+		table_close(leaf, NoLock);
+	}
+	return blocks;
 }
 
 /* Reads the rows of one block, in order; false at the end of the log. */

@@ -70,6 +70,7 @@ extern EltLogWindow *elt_log_read(const EltLogRequest *request);
 extern int64 elt_log_tail(Oid raw);
 extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes,
 							EltLogBacklog *backlog);
+extern double elt_log_count(Oid raw, const char *topic, int64 after);
 
 extern EltLogRow *elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged);
 

@@ -5,7 +5,8 @@
  * Any worker of the pool works on any pipeline of its database: it goes round
  * the running ones, batch by batch, as long as one of them has something new,
  * and sleeps when none has.  Who commits to raw staging wakes one idle worker;
- * a worker that finds more than one batch wakes the next.
+ * a worker that finds more than one batch wakes the next.  How many there are,
+ * and when one leaves, is the supervisor's business (scaler.c).
  *
  * Whether a pipeline has something new is seen from the end of its log,
  * compared with where the pipeline was last seen drained: that costs no lock
@@ -114,8 +115,10 @@ elt_transform_main(Datum main_arg)
 		retry_undrained(&pool);
 	} while (elt_worker_nap(0));
 
-	/* somebody else goes on with what is left */
-	elt_registry_wake_transform(MyDatabaseId);
+	/* somebody else goes on with what is left, or the supervisor hears of it */
+	retry_undrained(&pool);
+	if (look(&pool))
+		elt_registry_wake_transform(MyDatabaseId);
 }
 
 /* One batch for each pipeline that has something to do; false where none had. */
