@@ -25,6 +25,7 @@
 #include "capture/slot.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "control/alert.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
@@ -96,6 +97,7 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
+		elt_alert_round();
 	} while (elt_worker_nap(NAP_MS));
 }
 
@@ -211,6 +213,7 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 			return;
 		}
 		elt_backoff_note_end(&child->backoff, &ended);
+		elt_alert_note_failure(kind, name);
 	}
 
 	if (!run)
@@ -222,8 +225,12 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		return;
 
 	if (elt_registry_launch(kind, MyDatabaseId, object_id, name) >= 0)
+	{
 		child->warned = false;
-	else if (!child->warned)
+		return;
+	}
+	elt_alert_note_no_room();
+	if (!child->warned)
 	{
 		child->warned = true;
 		ereport(WARNING,
