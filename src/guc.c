@@ -24,6 +24,11 @@ int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
 char	   *elt_local_conninfo = "";
+bool		elt_alerts = true;
+char	   *elt_alert_channel = "elt_alerts";
+int			elt_alert_time_limit_ms = 1000;
+double		elt_alert_queue_limit = 50;
+double		elt_error_rate_threshold = 0.1;
 
 static const struct config_enum_entry autoscale_modes[] = {
 	{"on", ELT_AUTOSCALE_ON, false},
@@ -39,6 +44,7 @@ static const struct config_enum_entry autoscale_modes[] = {
 };
 
 static bool check_local_conninfo(char **newval, void **extra, GucSource source);
+static bool check_alert_channel(char **newval, void **extra, GucSource source);
 
 void
 elt_guc_define(void)
@@ -128,6 +134,41 @@ elt_guc_define(void)
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   check_local_conninfo, NULL, NULL);
+	DefineCustomBoolVariable("elt.alerts",
+							 "Evaluates alert rules.",
+							 NULL,
+							 &elt_alerts,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomStringVariable("elt.alert_channel",
+							   "Channel on which alerts are told by NOTIFY.",
+							   "Empty: they are only recorded in elt.alerts.",
+							   &elt_alert_channel,
+							   "elt_alerts",
+							   PGC_SIGHUP, 0,
+							   check_alert_channel, NULL, NULL);
+	DefineCustomIntVariable("elt.alert_time_limit",
+							"How long the query of a user's alert rule may take.",
+							NULL,
+							&elt_alert_time_limit_ms,
+							1000, 10, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomRealVariable("elt.alert_queue_limit",
+							 "How full the server's notification queue may be for alerts to be told, in percent.",
+							 "Above it they wait in elt.alerts.",
+							 &elt_alert_queue_limit,
+							 50, 0.0001, 100,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomRealVariable("elt.error_rate_threshold",
+							 "Percent of a pipeline's changes of five minutes whose failure raises the alert error_rate.",
+							 NULL,
+							 &elt_error_rate_threshold,
+							 0.1, 0, 100,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("elt");
 }
 
@@ -145,5 +186,16 @@ check_local_conninfo(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	PQconninfoFree(options);
+	return true;
+}
+
+static bool
+check_alert_channel(char **newval, void **extra, GucSource source)
+{
+	if (strlen(*newval) >= NAMEDATALEN)
+	{
+		GUC_check_errdetail("A channel's name has less than %d bytes.", NAMEDATALEN);
+		return false;
+	}
 	return true;
 }

@@ -26,6 +26,11 @@ extern int	elt_batch_changes;	/* changes read per batch of a pipeline */
 extern int	elt_batch_bytes_kb; /* kB read per batch of a pipeline */
 extern int	elt_raw_partition_changes;	/* change_ids per leaf partition */
 extern char *elt_local_conninfo;	/* how a worker reaches its own server */
+extern bool elt_alerts;			/* evaluate alert rules */
+extern char *elt_alert_channel; /* of NOTIFY; empty: none */
+extern int	elt_alert_time_limit_ms;	/* of a user's rule */
+extern double elt_alert_queue_limit;	/* percent of the notification queue */
+extern double elt_error_rate_threshold; /* percent */
 
 extern void elt_guc_define(void);
 

@@ -61,6 +61,7 @@ typedef struct PipelineStats
 typedef struct Stats
 {
 	LWLock	   *lock;
+	pg_atomic_uint64 failed_batches;
 	PipelineStats pipelines[MAX_PIPELINES];
 } Stats;
 
@@ -91,6 +92,7 @@ elt_stats_init_shmem(void)
 	{
 		memset(stats, 0, sizeof(Stats));
 		stats->lock = &(GetNamedLWLockTranche("elt_stats"))->lock;
+		pg_atomic_init_u64(&stats->failed_batches, 0);
 		for (int i = 0; i < MAX_PIPELINES; i++)
 			for (int period = 0; period < 2; period++)
 				for (int bucket = 0; bucket < NBUCKETS; bucket++)
@@ -168,6 +170,14 @@ elt_stats_note_outcomes(int64 pipeline_id, int64 read, int64 failed)
 	slot->read += read;
 	slot->failed += failed;
 	LWLockRelease(stats->lock);
+	if (failed > 0)
+		pg_atomic_fetch_add_u64(&stats->failed_batches, 1);
+}
+
+uint64
+elt_stats_failed_batches(void)
+{
+	return stats ? pg_atomic_read_u64(&stats->failed_batches) : 0;
 }
 
 void

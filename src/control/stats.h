@@ -24,6 +24,9 @@ extern void elt_stats_note_outcomes(int64 pipeline_id, int64 read, int64 failed)
 extern void elt_stats_outcomes(int64 pipeline_id, int seconds, int64 *read, int64 *failed);
 extern void elt_stats_forget_outcomes(int64 pipeline_id);
 
+/* Counts batches of any pipeline of the server in which a change failed. */
+extern uint64 elt_stats_failed_batches(void);
+
 /* When a quarantined change that waits is to be tried again; 0: none waits. */
 extern void elt_stats_set_retry_at(int64 pipeline_id, TimestampTz at);
 extern TimestampTz elt_stats_retry_at(int64 pipeline_id);

@@ -25,6 +25,7 @@
 #include "capture/slot.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "control/alert.h"
 #include "control/scaler.h"
 #include "control/worker.h"
 #include "elt.h"
@@ -95,6 +96,7 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
+		elt_alert_round();
 	} while (elt_worker_nap(elt_scaler_nap_ms()));
 }
 
@@ -204,6 +206,7 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 			return;
 		}
 		elt_backoff_note_end(&child->backoff, &ended);
+		elt_alert_note_failure(kind, name);
 	}
 
 	if (!run)
@@ -215,8 +218,12 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		return;
 
 	if (elt_registry_launch(kind, MyDatabaseId, object_id, name) >= 0)
+	{
 		child->warned = false;
-	else if (!child->warned)
+		return;
+	}
+	elt_alert_note_no_room();
+	if (!child->warned)
 	{
 		child->warned = true;
 		ereport(WARNING,

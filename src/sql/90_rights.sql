@@ -36,6 +36,18 @@ CREATE POLICY own_pipelines ON elt.parked FOR SELECT USING (elt.owns_pipeline(cu
 GRANT SELECT ON elt.quarantine, elt.parked TO PUBLIC;
 GRANT EXECUTE ON FUNCTION elt.owns_pipeline(name, bigint) TO PUBLIC;
 
+/* Alerts show to whom they concern; the rules' texts to their owners and to pg_monitor. */
+
+ALTER TABLE elt.alerts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE elt.silences ENABLE ROW LEVEL SECURITY;
+ALTER TABLE elt.alert_rules ENABLE ROW LEVEL SECURITY;
+CREATE POLICY concerned ON elt.alerts FOR SELECT USING (elt.sees_alert(current_user, rule, labels));
+CREATE POLICY concerned ON elt.silences FOR SELECT USING (elt.sees_alert(current_user, rule, labels));
+CREATE POLICY concerned ON elt.alert_rules FOR SELECT USING (
+	shipped OR pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role(owner::oid, 'USAGE'));
+GRANT SELECT ON elt.alerts, elt.silences, elt.alert_rules TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.sees_alert(name, text, jsonb) TO PUBLIC;
+
 /* What a dump carries.  Raw staging is made of ordinary tables and goes with it. */
 
 SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');
@@ -51,6 +63,9 @@ SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_quarantine_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.alert_rules', 'WHERE tuned OR NOT shipped');
+SELECT pg_catalog.pg_extension_config_dump('elt.silences', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.silences_silence_id_seq', '');
 
 /* The workers start when this transaction commits. */
 
