@@ -82,6 +82,8 @@ CREATE TABLE elt.pipelines (
 	source_id		bigint NOT NULL REFERENCES elt.sources,
 	relation		text NOT NULL,
 	target			regclass NOT NULL,
+	target_name		text NOT NULL,				-- schema.table as it was last seen: a table that is made anew is found by it
+	target_owner	regrole NOT NULL,			-- whose table that was
 	transform		text,						-- NULL: by column name
 	mode			text NOT NULL CHECK (mode IN ('append', 'upsert')),
 	key				text[] NOT NULL DEFAULT '{}',	-- target columns
@@ -94,9 +96,11 @@ CREATE TABLE elt.pipelines (
 	state			text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'blocked')),
 	last_error		text,
 	last_error_at	timestamptz,
+	blocked_by		text CHECK (blocked_by IN ('systemic', 'breaker')),	-- why; kept while paused, so that it goes on with a probe
 	blocked_since	timestamptz,
 	next_probe_at	timestamptz,				-- blocked: when the next attempt is due
 	probes			int NOT NULL DEFAULT 0,
+	unblocked_at	timestamptz,				-- what failed before does not count for the breaker
 	created_at		timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE elt.pipelines IS 'one row per pipeline: relation of a source, transform, target';
@@ -109,7 +113,7 @@ CREATE TABLE elt.pipeline_versions (
 	created_at		timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (pipeline_id, version)
 );
-COMMENT ON TABLE elt.pipeline_versions IS 'each text a pipeline''s transform has had';
+COMMENT ON TABLE elt.pipeline_versions IS 'the transform of each version of a pipeline, a new one with each replace_transform and alter_pipeline';
 
 -- the hottest rows of all: short, without an index but the key, so that updates stay HOT
 CREATE TABLE elt.checkpoints (
@@ -174,19 +178,59 @@ CREATE TABLE elt.parked (
 CREATE INDEX parked_key ON elt.parked (pipeline_id, key_hash);
 COMMENT ON TABLE elt.parked IS 'changes that wait behind a quarantined change of their own key (ordering strict); the rows themselves are in raw staging';
 
-CREATE TABLE elt.error_classes (
-	sqlstate_prefix	text PRIMARY KEY CHECK (sqlstate_prefix ~ '^[0-9A-Z]{0,5}$'),	-- the longest that matches decides
-	error_class		text NOT NULL CHECK (error_class IN ('transient', 'dependency', 'data', 'systemic'))
+-- windows of changes that did not come to an end: the next ones there are shorter, see src/transform/attempt.c
+CREATE TABLE elt.attempts (
+	pipeline_id		bigint NOT NULL REFERENCES elt.pipelines ON DELETE CASCADE,
+	first_change	bigint NOT NULL,
+	last_change		bigint NOT NULL,
+	changes			int NOT NULL,				-- that were tried at once
+	suspect			bigint,						-- the change at work when it ended, where that is known
+	deaths			int NOT NULL DEFAULT 0,		-- of workers or servers in the middle of it
+	overruns		int NOT NULL DEFAULT 0,		-- of the time limit
+	sqlstate		text NOT NULL,				-- of the last one
+	trying			timestamptz,				-- since when a batch on probation is at it
+	PRIMARY KEY (pipeline_id, first_change, last_change)
 );
-INSERT INTO elt.error_classes VALUES
+COMMENT ON TABLE elt.attempts IS 'changes that ended their worker or overran the time limit, until the pipeline is past them';
+
+CREATE TABLE elt.error_classes (
+	sqlstate_prefix	text NOT NULL				-- the longest that matches decides
+		CONSTRAINT prefix_is_part_of_an_sqlstate CHECK (sqlstate_prefix ~ '^[0-9A-Z]{0,5}$'),
+	error_class		text NOT NULL
+		CONSTRAINT class_is_transient_dependency_data_or_systemic
+		CHECK (error_class IN ('transient', 'dependency', 'data', 'systemic')),
+	pipeline		text						-- NULL: all; of equal prefixes the pipeline's own decides
+		REFERENCES elt.pipelines (name) ON UPDATE CASCADE ON DELETE CASCADE,
+	shipped			boolean NOT NULL DEFAULT false,	-- came with elt; a dump carries the others
+	UNIQUE NULLS NOT DISTINCT (sqlstate_prefix, pipeline)
+);
+CREATE INDEX error_classes_pipeline ON elt.error_classes (pipeline);
+INSERT INTO elt.error_classes (sqlstate_prefix, error_class, shipped)
+	SELECT prefix, class, true FROM (VALUES
 	('', 'systemic'),
 	('40001', 'transient'), ('40P01', 'transient'), ('55P03', 'transient'), ('57014', 'transient'),
 	('08', 'transient'), ('53300', 'transient'), ('57P', 'transient'),
 	('23503', 'dependency'), ('ELT01', 'dependency'),
 	('22', 'data'), ('23', 'data'), ('21000', 'data'), ('P0001', 'data'), ('P0004', 'data'),
-	('53', 'systemic'), ('58', 'systemic'), ('42', 'systemic'), ('25006', 'systemic'), ('0A000', 'systemic'), ('XX000', 'systemic');
+	('53', 'systemic'), ('58', 'systemic'), ('42', 'systemic'), ('25006', 'systemic'), ('0A000', 'systemic'), ('XX000', 'systemic'))
+	AS shipped (prefix, class);
 COMMENT ON TABLE elt.error_classes IS 'what an SQLSTATE means for a pipeline: retry, quarantine or block';
 
+/* A row that a user changes is the user's; one that a user adds, or a restore brings, takes the place of a shipped one. */
+CREATE FUNCTION elt.own_error_class() RETURNS trigger
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF TG_OP = 'UPDATE' THEN
+		NEW.shipped := false;
+	ELSIF NOT NEW.shipped THEN
+		DELETE FROM elt.error_classes c
+			WHERE c.shipped AND c.sqlstate_prefix = NEW.sqlstate_prefix AND c.pipeline IS NOT DISTINCT FROM NEW.pipeline;
+	END IF;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION elt.own_error_class() IS 'internal: trigger of error_classes';
+CREATE TRIGGER own_error_class BEFORE INSERT OR UPDATE ON elt.error_classes
+	FOR EACH ROW EXECUTE FUNCTION elt.own_error_class();
 /* Sources: what is captured. */
 
 CREATE FUNCTION elt.home() RETURNS text
@@ -249,7 +293,21 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
+	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+
+CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';
+COMMENT ON FUNCTION elt.replace_transform(text, text) IS
+	'gives a pipeline another transform (NULL: by column name) from its next batch on; returns the version. A blocked pipeline tries at once';
+
+CREATE FUNCTION elt.alter_pipeline(
+	name text,
+	options jsonb DEFAULT NULL,
+	target regclass DEFAULT NULL,
+	ordering text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_alter_pipeline';
+COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text) IS
+	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, from its next batch on. A blocked pipeline tries at once';
 
 CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';
@@ -264,7 +322,7 @@ COMMENT ON FUNCTION elt.pause_pipeline(text) IS
 CREATE FUNCTION elt.resume_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_resume_pipeline';
 COMMENT ON FUNCTION elt.resume_pipeline(text) IS
-	'lets a paused pipeline go on, and a blocked one try at once';
+	'lets a paused pipeline go on, and a blocked one probe at once';
 
 CREATE FUNCTION elt.transform(name text, max_changes int DEFAULT NULL,
 	OUT read bigint, OUT written bigint, OUT quarantined bigint, OUT parked bigint,
@@ -372,7 +430,7 @@ CREATE VIEW elt.stat_pipelines WITH (security_barrier) AS
 		   c.changes_read, c.rows_written, q.quarantined_open, k.parked,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.5) AS latency_p50_ms,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.99) AS latency_p99_ms,
-		   p.last_error, p.last_error_at
+		   p.last_error, p.last_error_at, p.blocked_by
 	FROM elt.pipelines p
 	CROSS JOIN LATERAL elt.pipeline_backlog(p.name) b
 	CROSS JOIN LATERAL (
@@ -1367,6 +1425,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');

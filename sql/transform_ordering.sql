@@ -11,7 +11,7 @@ SELECT elt.wait_for_source('to');
 SELECT elt.create_pipeline('to_strict', 'to', 'to_t', 'to_strict') > 0 AS created;
 SELECT elt.create_pipeline('to_supersede', 'to', 'to_t', 'to_supersede', ordering => 'supersede') > 0 AS created;
 SELECT elt.create_pipeline('to_unordered', 'to', 'to_t', 'to_unordered', ordering => 'unordered') > 0 AS created;
-SELECT elt.create_pipeline('to_append', 'to', 'to_t', 'to_append', mode => 'append') > 0 AS created;
+SELECT elt.create_pipeline('to_append', 'to', 'to_t', 'to_append', mode => 'append', options => '{"breaker": false}') > 0 AS created;
 
 -- a failure, with others around it, in one batch and over several
 INSERT INTO to_t SELECT g, CASE g WHEN 50 THEN 'bad' WHEN 99 THEN 'bad too' ELSE 'good' END FROM generate_series(1, 100) g;

@@ -12,6 +12,17 @@ BEGIN
 	END LOOP;
 	RETURN found;
 END $$;
+CREATE FUNCTION ty_text(query text, wanted text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	found text;
+BEGIN
+	FOR i IN 1..600 LOOP
+		EXECUTE query INTO found;
+		EXIT WHEN found = wanted;
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+	RETURN found;
+END $$;
 CREATE ROLE ty_joe;
 GRANT CREATE ON SCHEMA public TO ty_joe;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA elt TO ty_joe;
@@ -85,11 +96,28 @@ DROP TABLE ty_moved;
 INSERT INTO ty_t VALUES (304, 'f');
 SELECT ty_wait('ty', 'blocked');
 SELECT regexp_replace(last_error, '\d{5,}', 'OID') AS last_error FROM elt.pipelines WHERE last_error ~ '42P01';
+-- the renamed table's last name counts; a table of somebody else is not taken for it
+CREATE TABLE ty_moved (id int PRIMARY KEY, v text);
+CREATE ROLE ty_mallory;
+ALTER TABLE ty_moved OWNER TO ty_mallory;
+GRANT ALL ON ty_moved TO ty_joe;
+SELECT elt.resume_pipeline('ty');
+SELECT ty_text($$SELECT probes::text FROM elt.pipelines WHERE name = 'ty'$$, '1');
+SELECT state, blocked_by, regexp_replace(last_error, '\d{5,}', 'OID') AS last_error FROM elt.pipelines;
+SELECT count(*) FROM ty_moved;
+-- one of the same owner is: the pipeline resumes by itself, and nothing was quarantined meanwhile
+ALTER TABLE ty_moved OWNER TO ty_joe;
+SELECT ty_wait('ty', 'running');
+SELECT elt.wait_for('ty');
+TABLE ty_moved;
+SELECT target, target_name, target_owner FROM elt.pipelines;
+SELECT count(*) FROM elt.quarantine;
 
 SELECT elt.drop_pipeline(name) FROM elt.pipelines;
 SELECT elt.drop_source('ty');
 DROP TABLE ty_t;
-DROP FUNCTION ty_wait(text, text), ty_check(text);
+DROP TABLE ty_moved;
+DROP FUNCTION ty_wait(text, text), ty_text(text, text), ty_check(text);
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA elt FROM ty_joe;
 REVOKE ALL ON SCHEMA public FROM ty_joe;
-DROP ROLE ty_joe;
+DROP ROLE ty_joe, ty_mallory;

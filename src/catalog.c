@@ -46,7 +46,7 @@ static HTAB *plans = NULL;
 	"p.pipeline_id, p.name, p.source_id, s.name, p.relation, t.raw::oid, " \
 	"to_regclass(pg_catalog.format('elt_raw.%I', s.name))::oid, p.target::oid, p.transform, " \
 	"p.mode = 'append', p.key, CASE p.ordering WHEN 'strict' THEN 's' WHEN 'supersede' THEN 'p' ELSE 'u' END, " \
-	"p.options, p.lanes, p.owner::oid, p.search_path, p.version, left(p.state, 1), p.next_probe_at, p.probes"
+	"p.options, p.lanes, p.owner::oid, p.search_path, p.version, left(p.state, 1), p.next_probe_at, p.probes, p.target_name, p.target_owner::oid"
 
 #define PIPELINE_TABLES \
 	"elt.pipelines p JOIN elt.sources s USING (source_id) " \
@@ -307,6 +307,8 @@ pipeline_from_row(EltSpi *spi, uint64 row)
 	pipeline->version = (int) elt_spi_int64(row, 17);
 	pipeline->state = elt_spi_text(spi, row, 18)[0];
 	pipeline->probes = (int) elt_spi_int64(row, 20);
+	pipeline->target_name = elt_spi_text(spi, row, 21);
+	pipeline->target_owner = (Oid) elt_spi_int64(row, 22);
 
 	old = MemoryContextSwitchTo(spi->caller_context);
 	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &nkeys);

@@ -104,6 +104,8 @@ typedef struct EltPipeline
 	Oid			raw_root;		/* elt_raw.<source>, for the owner's SELECT
 								 * right */
 	Oid			target;
+	char	   *target_name;	/* as last seen, quoted */
+	Oid			target_owner;
 	char	   *transform;		/* NULL: by column name */
 	bool		append;			/* mode append; else upsert */
 	List	   *key;			/* of char *: target columns */
@@ -116,6 +118,7 @@ typedef struct EltPipeline
 	char		state;			/* 'r' running, 'p' paused, 'b' blocked */
 	TimestampTz next_probe_at;	/* blocked: when the next attempt is due */
 	int			probes;
+	int			retries;		/* in a row, by this process */
 } EltPipeline;
 
 extern EltPipeline *elt_catalog_pipeline(const char *name, bool missing_ok);

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "compat.h"
 #include "guc.h"
 #include "libpq-fe.h"
@@ -23,6 +25,7 @@ int			elt_idle_timeout_s = 60;
 int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
+int			elt_transform_time_limit_ms = 60000;
 char	   *elt_local_conninfo = "";
 bool		elt_alerts = true;
 char	   *elt_alert_channel = "elt_alerts";
@@ -125,6 +128,13 @@ elt_guc_define(void)
 							&elt_raw_partition_changes,
 							4194304, 1024, 1073741824,
 							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.transform_time_limit",
+							"How long a worker lets the SQL of a pipeline run on one batch.",
+							"A single change that takes longer is quarantined; 0 sets no limit. A pipeline's option time_limit goes before it.",
+							&elt_transform_time_limit_ms,
+							60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("elt.local_conninfo",
 							   "How capture workers connect to their own server.",

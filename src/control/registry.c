@@ -54,6 +54,7 @@ typedef struct Registry
 {
 	LWLock	   *lock;
 	int			nslots;
+	TimestampTz started_at;		/* when this shared memory was made */
 	DatabaseConfig databases[MAX_DATABASES];	/* the last one is shared */
 	EltWorkerSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } Registry;
@@ -109,6 +110,7 @@ elt_registry_init_shmem(void)
 			pg_atomic_init_u64(&registry->databases[i].work, 0);
 			pg_atomic_init_u32(&registry->databases[i].watched, 0);
 		}
+		registry->started_at = GetCurrentTimestamp();
 		for (int i = 0; i < registry->nslots; i++)
 		{
 			EltWorkerSlot *slot = &registry->slots[i];
@@ -131,6 +133,13 @@ bool
 elt_registry_available(void)
 {
 	return registry != NULL;
+}
+
+/* -infinity where the library was not preloaded. */
+TimestampTz
+elt_registry_started_at(void)
+{
+	return registry != NULL ? registry->started_at : DT_NOBEGIN;
 }
 
 /* ---- find, launch ---- */
@@ -239,6 +248,7 @@ claim_slot(EltWorkerKind kind, Oid dboid, int64 object_id, const char *object_na
 		slot->started_at = 0;
 		slot->last_error[0] = '\0';
 		slot->last_error_at = 0;
+		memset(&slot->trying, 0, sizeof(slot->trying));
 		strlcpy(slot->activity, "starting", sizeof(slot->activity));
 		strlcpy(slot->object_name, object_name, sizeof(slot->object_name));
 		pg_atomic_write_u64(&slot->changes, 0);

@@ -23,6 +23,16 @@ typedef enum EltWorkerKind
 	ELT_WORKER_TRANSFORM
 } EltWorkerKind;
 
+/* What user code is at work on, see transform/attempt.c. */
+typedef struct EltTrying
+{
+	int64		pipeline_id;	/* 0: no user code is at work */
+	int64		first_change;
+	int64		last_change;
+	int64		at_change;		/* read last; 0: none yet */
+	int			changes;
+} EltTrying;
+
 /*
  * One slot per worker.  The parent claims it before it registers the worker,
  * the worker attaches to it, and the parent releases it once it has read how
@@ -53,6 +63,12 @@ typedef struct EltWorkerSlot
 	pg_atomic_uint64 changes;	/* changes moved since it started */
 	pg_atomic_uint64 busy_us;	/* time spent on work, not waiting */
 	pg_atomic_uint32 idle;		/* 1: sleeps and may be woken for work */
+
+	/*
+	 * transform workers only: written without the lock, to be read when it
+	 * has ended
+	 */
+	EltTrying	trying;
 
 	/* capture workers only */
 	pg_atomic_uint64 received_lsn;
@@ -86,6 +102,8 @@ extern EltWorkerSlot *elt_my_slot;
 extern void elt_registry_request_shmem(void);
 extern void elt_registry_init_shmem(void);
 extern bool elt_registry_available(void);
+extern TimestampTz elt_registry_started_at(void);	/* this run of the server,
+													 * also after a crash */
 
 /* parents */
 extern int	elt_registry_launch(EltWorkerKind kind, Oid dboid, int64 object_id, const char *object_name);

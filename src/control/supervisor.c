@@ -31,6 +31,7 @@
 #include "elt.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "transform/attempt.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -194,6 +195,7 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		}
 		if (kind == ELT_WORKER_CAPTURE)
 			note_capture_end(object_id, &ended);
+		elt_attempt_note_end(&ended);
 		if (ended.finished || ended.stop_requested)
 		{
 			/* who asked it to stop has a moment to say why */

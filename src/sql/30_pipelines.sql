@@ -13,7 +13,21 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
+	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+
+CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';
+COMMENT ON FUNCTION elt.replace_transform(text, text) IS
+	'gives a pipeline another transform (NULL: by column name) from its next batch on; returns the version. A blocked pipeline tries at once';
+
+CREATE FUNCTION elt.alter_pipeline(
+	name text,
+	options jsonb DEFAULT NULL,
+	target regclass DEFAULT NULL,
+	ordering text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_alter_pipeline';
+COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text) IS
+	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, from its next batch on. A blocked pipeline tries at once';
 
 CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';
@@ -28,7 +42,7 @@ COMMENT ON FUNCTION elt.pause_pipeline(text) IS
 CREATE FUNCTION elt.resume_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_resume_pipeline';
 COMMENT ON FUNCTION elt.resume_pipeline(text) IS
-	'lets a paused pipeline go on, and a blocked one try at once';
+	'lets a paused pipeline go on, and a blocked one probe at once';
 
 CREATE FUNCTION elt.transform(name text, max_changes int DEFAULT NULL,
 	OUT read bigint, OUT written bigint, OUT quarantined bigint, OUT parked bigint,

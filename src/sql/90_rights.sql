@@ -59,6 +59,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');

@@ -19,8 +19,14 @@
  * looked at and kept, so that the target stays what it is; and only then for
  * the row of elt.pipelines (drop_pipeline takes them in the same order).
  *
+ * The target's lock is waited for a second at most, so that who holds it for
+ * long keeps only this pipeline waiting.
+ *
  * Failure: a batch that cannot go on is rolled back.  After a transient error
- * it is run again; after a systemic one the pipeline is blocked.
+ * it is run again; after a systemic one, or when too much failed (breaker.c),
+ * the pipeline is blocked.  A batch whose process ends is a matter of
+ * attempt.c: right after the start of the server it therefore runs in two
+ * transactions, of which the first announces the window.
  */
 #include "postgres.h"
 
@@ -32,14 +38,20 @@
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "storage/lmgr.h"
+#include "transform/attempt.h"
 #include "transform/batch.h"
+#include "transform/breaker.h"
 #include "transform/isolate.h"
 #include "transform/runner.h"
 #include "transform/target.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+
+#define TARGET_LOCK_TIMEOUT_MS	"1000"
+#define VISIBLE_RETRIES	3		/* in a row, before last_error tells */
 
 typedef struct Batch
 {
@@ -50,6 +62,10 @@ typedef struct Batch
 	int			nlanes;
 	int			ngroup;			/* the first of them, which stand at the same
 								 * position */
+	bool		announcing;		/* this is the first of two transactions */
+	bool		announced;		/* this is the second */
+	bool		dropped;		/* to be rolled back, and run again */
+	bool		unblocked;		/* its commit ends the pipeline's block */
 } Batch;
 
 /*
@@ -67,6 +83,7 @@ static bool at_work = false;
 
 static EltBatchEnd run(Batch *batch, int max_lanes, int64 max_changes);
 static EltBatchEnd run_leased(Batch *batch, int64 max_changes);
+static bool may_commit(Batch *batch);
 static void lease(Batch *batch, int max_lanes);
 static void hold_target(EltWork *work);
 static void group_lanes(Batch *batch);
@@ -75,7 +92,14 @@ static EltBatchEnd pass_barrier(Batch *batch);
 static void truncate_target(EltWork *work);
 static void cut_window(Batch *batch);
 static void settle(Batch *batch);
+static bool proves_well(const Batch *batch);
 static EltBatchEnd give_up(Batch *batch);
+static EltBatchEnd run_again(Batch *batch, const ErrorData *error);
+static EltBatchEnd block(Batch *batch, const ErrorData *error, bool breaker);
+static EltBatchEnd shrink(Batch *batch);
+static void roll_back(Batch *batch);
+static char *summary_of(const ErrorData *error);
+static void note_unblocked(Batch *batch);
 static void note_latency(Batch *batch);
 
 EltBatchEnd
@@ -109,7 +133,11 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 
 	if (own_transaction)
 	{
+		if (end == ELT_BATCH_DONE || end == ELT_BATCH_MORE)
+			pipeline->retries = 0;
 		note_latency(batch);
+		if (batch->unblocked)
+			note_unblocked(batch);
 		if (batch->counts.read > 0)
 			elt_stats_note_outcomes(pipeline->pipeline_id, batch->counts.read, batch->work.quarantined);
 	}
@@ -150,8 +178,22 @@ run(Batch *batch, int max_lanes, int64 max_changes)
 	lease(batch, max_lanes);
 	if (batch->nlanes > 0)
 		end = run_leased(batch, max_changes);
+	if (batch->announcing)
+	{
+		elt_worker_commit();
+		elt_worker_begin_work(batch->work.pipeline->name);
+		MemoryContextSwitchTo(context);
+		batch->announcing = false;
+		batch->announced = true;
+		return run(batch, max_lanes, max_changes);
+	}
 	if (batch->work.error != NULL)
 		return give_up(batch);
+	if (batch->dropped)
+	{
+		roll_back(batch);
+		return ELT_BATCH_RETRY;
+	}
 	if (batch->work.own_transaction)
 	{
 		if (batch->work.options.unmarked_output)
@@ -184,6 +226,8 @@ run_leased(Batch *batch, int64 max_changes)
 		elt_isolate_give_up(work, error);
 		return ELT_BATCH_RETRY;
 	}
+	if (work->target_changed)
+		elt_pipeline_set_target(pipeline);
 
 	group_lanes(batch);
 	read_window(batch, max_changes);
@@ -195,7 +239,13 @@ run_leased(Batch *batch, int64 max_changes)
 	batch->counts.position = work->window->position;
 	if (work->window->position > work->after)
 	{
-		if (!elt_isolate_apply(work))
+		if (work->own_transaction && work->window->nrows > 0 && !batch->announced && elt_attempt_on_probation())
+		{
+			elt_attempt_announce(work);
+			batch->announcing = true;
+			return ELT_BATCH_MORE;
+		}
+		if (!elt_isolate_apply(work) || !may_commit(batch))
 			return ELT_BATCH_RETRY;
 		batch->counts.read = work->settled;
 		cut_window(batch);
@@ -204,6 +254,24 @@ run_leased(Batch *batch, int64 max_changes)
 	}
 	settle(batch);
 	return batch->ngroup < batch->nlanes ? ELT_BATCH_MORE : ELT_BATCH_DONE;
+}
+
+/* Not where the breaker trips, nor where another batch has blocked the pipeline meanwhile. */
+static bool
+may_commit(Batch *batch)
+{
+	EltWork    *work = &batch->work;
+
+	if (work->quarantined == 0 || !work->own_transaction)
+		return true;
+	if (elt_breaker_trips(work, true))
+		return false;
+	if (work->status.state != 'b' && !elt_pipeline_hold_unblocked(work->pipeline->pipeline_id))
+	{
+		batch->dropped = true;
+		return false;
+	}
+	return true;
 }
 
 /* ---- lease and read ---- */
@@ -222,7 +290,15 @@ lease(Batch *batch, int max_lanes)
 static void
 hold_target(EltWork *work)
 {
+	int			nest_level = NewGUCNestLevel();
+
+	/* in a session it is the caller who decides how long to wait */
+	if (work->own_transaction)
+		(void) set_config_option("lock_timeout", TARGET_LOCK_TIMEOUT_MS, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	LockRelationOid(work->pipeline->target, RowExclusiveLock);
+	work->target_changed = elt_target_follow(work->pipeline);
+	AtEOXact_GUC(false, nest_level);
 	elt_target_check(work->pipeline);
 }
 
@@ -273,6 +349,13 @@ read_window(Batch *batch, int64 max_changes)
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
 	request.whole_commits = (max_changes == 0);
 	request.one_schema_version = (work->pipeline->transform == NULL);
+	if (elt_breaker_is_probe(work))
+	{
+		request.max_changes = Min(request.max_changes, ELT_BREAKER_PROBE_CHANGES);
+		request.whole_commits = false;
+	}
+	if (work->status.attempts && work->own_transaction)
+		elt_attempt_limit(work, &request);
 
 	/*
 	 * newer than the lease, so that it sees all that the positions are based
@@ -374,8 +457,26 @@ settle(Batch *batch)
 		elt_checkpoint_settle(work->pipeline->pipeline_id, batch->lanes, batch->ngroup,
 							  work->window->position, work->window->settled_lsn,
 							  batch->counts.read, work->written);
-	if (work->status.state == 'b')
+	if (work->status.attempts || batch->announced)
+		elt_attempt_forget(work->pipeline->pipeline_id);
+	if (work->status.state == 'b' && proves_well(batch))
+	{
 		elt_pipeline_set_running(work->pipeline->pipeline_id);
+		if (work->status.breaker)
+			elt_breaker_release(work->pipeline->pipeline_id);
+		batch->unblocked = true;
+	}
+}
+
+/* A probe of the breaker's that met only parked changes has shown nothing. */
+static bool
+proves_well(const Batch *batch)
+{
+	const EltWork *work = &batch->work;
+
+	if (!work->status.breaker)
+		return true;
+	return work->own_transaction && (work->parked == 0 || work->parked < work->settled);
 }
 
 /*
@@ -385,41 +486,119 @@ settle(Batch *batch)
 static EltBatchEnd
 give_up(Batch *batch)
 {
-	EltPipeline *pipeline = batch->work.pipeline;
 	ErrorData  *error = batch->work.error;
-	bool		transient = strcmp(batch->work.error_class, "transient") == 0;
-	MemoryContext context = CurrentMemoryContext;
-	StringInfoData message;
+	const char *class = batch->work.error_class;
 
 	if (!batch->work.own_transaction)
 		ReThrowError(error);
+	if (strcmp(class, "transient") == 0)
+		return run_again(batch, error);
+	if (strcmp(class, "overrun") == 0)
+		return shrink(batch);
+	return block(batch, error, strcmp(class, "breaker") == 0);
+}
+
+/* A pipeline that does not get on for a while shows why. */
+static EltBatchEnd
+run_again(Batch *batch, const ErrorData *error)
+{
+	EltPipeline *pipeline = batch->work.pipeline;
+	MemoryContext context = CurrentMemoryContext;
+
+	roll_back(batch);
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("pipeline \"%s\" runs a batch again: %s", pipeline->name, error->message)));
+	if (++pipeline->retries == VISIBLE_RETRIES)
+	{
+		elt_worker_begin_work(pipeline->name);
+		MemoryContextSwitchTo(context);
+		elt_pipeline_note_error(pipeline->pipeline_id, summary_of(error));
+		elt_worker_commit();
+		MemoryContextSwitchTo(context);
+	}
+	return ELT_BATCH_RETRY;
+}
+
+static EltBatchEnd
+block(Batch *batch, const ErrorData *error, bool breaker)
+{
+	EltPipeline *pipeline = batch->work.pipeline;
+	MemoryContext context = CurrentMemoryContext;
+	char	   *summary = summary_of(error);
+	Datum		fingerprints = breaker ? elt_breaker_fingerprints(&batch->work) : (Datum) 0;
+
+	roll_back(batch);
+	if (pipeline->state != 'b')
+		ereport(LOG,
+				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, summary)));
+	elt_worker_begin_work(pipeline->name);
+	MemoryContextSwitchTo(context);
+	elt_pipeline_set_blocked(pipeline->pipeline_id, summary, breaker, pipeline->probes);
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+	if (breaker)
+	{
+		elt_worker_begin_work(pipeline->name);
+		MemoryContextSwitchTo(context);
+		elt_breaker_hold_back(pipeline->pipeline_id, pipeline->version, fingerprints);
+		elt_worker_commit();
+		MemoryContextSwitchTo(context);
+	}
+	return ELT_BATCH_BLOCKED;
+}
+
+/* Several changes took too long together: the next windows there are smaller, and come at once. */
+static EltBatchEnd
+shrink(Batch *batch)
+{
+	EltPipeline *pipeline = batch->work.pipeline;
+	EltTrying	trying = elt_attempt_last();
+	MemoryContext context = CurrentMemoryContext;
+
+	roll_back(batch);
+	ereport(LOG,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("pipeline \"%s\" tries smaller batches: %d changes took longer than its time limit",
+					pipeline->name, trying.changes)));
+	elt_worker_begin_work(pipeline->name);
+	MemoryContextSwitchTo(context);
+	elt_attempt_note_overrun(pipeline->pipeline_id, &trying);
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+	return ELT_BATCH_MORE;
+}
+
+static void
+roll_back(Batch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
 
 	memset(&batch->counts, 0, sizeof(batch->counts));
 	memset(&batch->work, 0, sizeof(batch->work));
+	batch->unblocked = false;
 	AbortCurrentTransaction();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(context);
-	if (transient)
-	{
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("pipeline \"%s\" runs a batch again: %s", pipeline->name, error->message)));
-		return ELT_BATCH_RETRY;
-	}
+}
 
-	initStringInfo(&message);
-	appendStringInfo(&message, "%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
-	if (error->hint != NULL)
-		appendStringInfo(&message, " HINT: %s", error->hint);
-	if (pipeline->state != 'b')
-		ereport(LOG,
-				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, message.data)));
-	elt_worker_begin_work(pipeline->name);
-	MemoryContextSwitchTo(context);
-	elt_pipeline_set_blocked(pipeline->pipeline_id, message.data, pipeline->probes);
-	elt_worker_commit();
-	MemoryContextSwitchTo(context);
-	return ELT_BATCH_BLOCKED;
+static char *
+summary_of(const ErrorData *error)
+{
+	return psprintf("%s: %s%s%s", unpack_sql_state(error->sqlerrcode), error->message,
+					error->hint ? " HINT: " : "", error->hint ? error->hint : "");
+}
+
+/* After the commit: what failed before does not count any more, and what was held back is due. */
+static void
+note_unblocked(Batch *batch)
+{
+	EltWork    *work = &batch->work;
+
+	if (!work->status.breaker)
+		return;
+	elt_stats_forget_outcomes(work->pipeline->pipeline_id);
+	elt_stats_set_retry_at(work->pipeline->pipeline_id, GetCurrentTimestamp());
 }
 
 /*

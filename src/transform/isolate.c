@@ -25,8 +25,13 @@
  *						time: others that are tried one by one with it, else
  *						neighbours, applied and rolled back
  *
+ * A change that overruns the time limit by itself is quarantined; where
+ * several do together the batch is given up, and the next ones are smaller
+ * (attempt.c).  A change that has ended its worker too often is not tried.
+ *
  * A transaction should not hold more than MAX_SUBTRANSACTIONS subtransactions
- * that wrote: before there are more, the rest is left to the next batch.
+ * that wrote: before there are more, the rest is left to the next batch.  So
+ * it is where the batch has taken longer than the time limit.
  */
 #include "postgres.h"
 
@@ -36,12 +41,16 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "replication/origin.h"
+#include "transform/attempt.h"
+#include "transform/breaker.h"
 #include "transform/collapse.h"
 #include "transform/isolate.h"
+#include "transform/limit.h"
 #include "transform/runner.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #define SINGLES				32
 #define MIN_CHUNK			16
@@ -54,7 +63,7 @@ typedef struct Failure
 {
 	EltLogRow  *row;
 	ErrorData  *error;
-	char	   *class;
+	const char *class;
 } Failure;
 
 static bool apply_chunk(EltWork *work, int n, bool *failed);
@@ -70,6 +79,8 @@ static void park(EltWork *work, EltLogRow **rows, int nrows);
 static void supersede(EltWork *work, EltLogRow **rows, int nrows);
 static EltChangeKind kind_of(const EltWork *work, const EltLogRow *row);
 static bool stops(EltWork *work, ErrorData *error);
+static bool stops_overrun(EltWork *work, ErrorData *error);
+static bool takes_long(const EltWork *work, TimestampTz start);
 static ErrorData *try_rows(EltWork *work, EltLogRow **rows, int nrows, bool in_order);
 static void apply(EltWork *work);
 static void apply_and_take_back(EltWork *work) pg_attribute_noreturn();
@@ -83,12 +94,17 @@ elt_isolate_apply(EltWork *work)
 	int			suspect = -1;	/* the row that is likely to blame */
 	int			nsuspects = 0;
 	int			last_failure = 0;	/* row behind the last one to blame */
+	TimestampTz start = GetCurrentTimestamp();
 
 	work->blocked = elt_blocked_keys_create();
 	if (work->status.unresolved && work->pipeline->ordering != 'u' && window->nrows > 0)
 		elt_blocked_keys_load(work->blocked, work->pipeline->pipeline_id, window->rows, window->nrows);
 
-	while (work->settled < window->nrows && work->subtransactions < MAX_SUBTRANSACTIONS)
+	if (work->doomed != 0 && window->nrows == 1)
+		return apply_singles(work, 1);
+
+	while (work->settled < window->nrows && work->subtransactions < MAX_SUBTRANSACTIONS &&
+		   !takes_long(work, start))
 	{
 		int			end = suspect >= 0 ? suspect : window->nrows;
 		int			n = Min(chunk, end - work->settled);
@@ -219,7 +235,10 @@ apply_singles(EltWork *work, int n)
 			park(work, &row, 1);
 			continue;
 		}
-		error = try_rows(work, &row, 1, true);
+		if (row->change_id == work->doomed)
+			error = elt_attempt_error(work);
+		else
+			error = try_rows(work, &row, 1, true);
 		if (error == NULL)
 		{
 			work->passed[kind_of(work, row)] = true;
@@ -230,12 +249,12 @@ apply_singles(EltWork *work, int n)
 		{
 			Failure    *failure;
 
-			if (stops(work, error))
+			if (row->change_id != work->doomed && stops(work, error))
 				return false;
 			failure = palloc(sizeof(Failure));
 			failure->row = row;
 			failure->error = error;
-			failure->class = work->class;
+			failure->class = row->change_id == work->doomed ? "data" : work->class;
 			elt_blocked_keys_add(work->blocked, row);
 
 			/* what supersedes it may follow at once */
@@ -243,6 +262,10 @@ apply_singles(EltWork *work, int n)
 				failures = lappend(failures, failure);
 			else if (!quarantine(work, list_make1(failure)))
 				return false;
+
+			/* it has taken all the time that a batch should take */
+			if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+				n = i + 1;
 		}
 	}
 	if (!quarantine(work, failures))
@@ -253,7 +276,7 @@ apply_singles(EltWork *work, int n)
 
 /*
  * Quarantines the changes that failed; false where one of them failed with a
- * systemic code and none of its kind passes.
+ * systemic code and none of its kind passes, or where there are too many.
  */
 static bool
 quarantine(EltWork *work, List *failures)
@@ -271,12 +294,13 @@ quarantine(EltWork *work, List *failures)
 			work->error_class = failure->class;
 			return false;
 		}
-		elt_quarantine_add(work->pipeline, failure->row, failure->error,
-						   systemic ? "data" : failure->class,
-						   elt_runner_step(work->pipeline, failure->error));
+		elt_breaker_note(work, elt_quarantine_add(work->pipeline, failure->row, failure->error,
+												  systemic ? "data" : failure->class,
+												  elt_runner_step(work->pipeline, failure->error)),
+						 failure->error);
 		work->quarantined++;
 	}
-	return true;
+	return failures == NIL || !elt_breaker_trips(work, false);
 }
 
 /*
@@ -434,8 +458,10 @@ stops(EltWork *work, ErrorData *error)
 {
 	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
 
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && work->tried > 0 && elt_limit_was_hit())
+		return stops_overrun(work, error);
 	if (work->class == NULL || work->sqlerrcode != error->sqlerrcode)
-		work->class = elt_error_class(error->sqlerrcode);
+		work->class = elt_error_class(work->pipeline, error->sqlerrcode);
 	work->sqlerrcode = error->sqlerrcode;
 	if (strcmp(work->class, "transient") == 0 ||
 		(strcmp(work->class, "systemic") == 0 &&
@@ -449,9 +475,35 @@ stops(EltWork *work, ErrorData *error)
 	return false;
 }
 
+/* The time limit: a single change is to blame, many together may be innocent. */
+static bool
+stops_overrun(EltWork *work, ErrorData *error)
+{
+	error->message = psprintf("took longer than the time limit of %d ms", elt_limit_ms(&work->options));
+	error->hint = pstrdup("Correct the transform or the target's triggers, or raise the option time_limit with elt.alter_pipeline.");
+	work->class = "data";
+	work->sqlerrcode = 0;
+	if (work->tried == 1)
+		return false;
+	work->error = error;
+	work->error_class = "overrun";
+	return true;
+}
+
+/* Several subtransactions, each within the limit, are not to add up to many times of it. */
+static bool
+takes_long(const EltWork *work, TimestampTz start)
+{
+	int			limit_ms = elt_limit_ms(&work->options);
+
+	return work->own_transaction && work->settled > 0 && limit_ms > 0 &&
+		TimestampDifferenceExceeds(start, GetCurrentTimestamp(), limit_ms);
+}
+
 void
 elt_isolate_give_up(EltWork *work, ErrorData *error)
 {
+	work->tried = 0;
 	if (!stops(work, error))
 	{
 		work->error = error;
@@ -518,6 +570,7 @@ try_rows(EltWork *work, EltLogRow **rows, int nrows, bool in_order)
 
 	work->rows = rows;
 	work->nrows = nrows;
+	work->tried = nrows;
 	work->in_order = in_order;
 	error = elt_isolate_try(work, apply);
 	work->nrows = 0;

@@ -18,6 +18,24 @@ typedef enum EltChangeKind
 	ELT_CHANGE_KINDS
 } EltChangeKind;
 
+/* Failures of the batch with the same error, and what the breaker counts. */
+typedef struct EltFlood
+{
+	char		fingerprint[33];
+	int			sqlerrcode;
+	int64		failed;
+	bool		known;			/* the pipeline has had it before */
+} EltFlood;
+
+typedef struct EltBreaker
+{
+	bool		loaded;
+	int64		read;			/* before the batch */
+	int64		failed;
+	int			nfloods;
+	EltFlood	floods[8];
+} EltBreaker;
+
 /* A window on its way into the target. */
 typedef struct EltWork
 {
@@ -27,6 +45,7 @@ typedef struct EltWork
 	bool		own_transaction;
 	EltLogWindow *window;
 	int64		after;			/* position before the window */
+	bool		target_changed; /* another table, or another name */
 
 	/* what became of it */
 	int			settled;		/* rows that are done with, from the first on */
@@ -37,11 +56,20 @@ typedef struct EltWork
 
 	/* why it cannot go on; NULL: it can */
 	ErrorData  *error;
-	const char *error_class;	/* "transient" or "systemic" */
+	const char *error_class;	/* "transient", "systemic", "breaker" or
+								 * "overrun" (of the time limit, by several
+								 * changes) */
+	EltBreaker	breaker;
+
+	/* a change that is not to be tried, see attempt.c; 0: none */
+	int64		doomed;
+	int			deaths;
+	char		death_sqlstate[6];
 
 	/* isolate.c's own: what is being tried ... */
 	EltLogRow **rows;
 	int			nrows;
+	int			tried;			/* rows, when it last failed */
 	bool		in_order;
 	bool		trial_passed;
 	/* ... what has been learnt ... */
@@ -51,7 +79,7 @@ typedef struct EltWork
 	EltLogRow  *last_passed[ELT_CHANGE_KINDS];	/* in this batch */
 	/* ... and what the last failure means for a change */
 	int			sqlerrcode;
-	char	   *class;
+	const char *class;
 } EltWork;
 
 /*

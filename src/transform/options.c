@@ -7,15 +7,24 @@
 #include "transform/options.h"
 #include "transform/transform_catalog.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/numeric.h"
 
 #define DEFAULT_LANES	16
 #define MAX_BATCH		1000000
 
+static const char *const option_names[] = {
+	"lanes", "batch_changes", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit"
+};
+
+static void require_object(Jsonb *json);
+static void require_known(const char *name);
 static void read_option(const char *name, JsonbValue *value, EltPipelineOptions *options);
 static int	read_int(const char *name, JsonbValue *value, int min, int max);
 static bool read_bool(const char *name, JsonbValue *value);
 static bool read_apply(const char *name, JsonbValue *value);
+static int	read_duration_ms(const char *name, JsonbValue *value);
 
 void
 elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
@@ -32,12 +41,10 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 	options->allow_volatile = false;
 	options->unmarked_output = false;
 
-	if (!JB_ROOT_IS_OBJECT(json))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the options of a pipeline are not a JSON object"),
-				 errhint("Pass an object such as {\"lanes\": 16}.")));
+	options->breaker = true;
+	options->time_limit_ms = -1;
 
+	require_object(json);
 	iterator = JsonbIteratorInit(&json->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -46,6 +53,49 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 		else if (token == WJB_VALUE)
 			read_option(name, &value, options);
 	}
+}
+
+Jsonb *
+elt_options_merge(Jsonb *options, Jsonb *changes)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	Datum		merged;
+
+	require_object(changes);
+	iterator = JsonbIteratorInit(&changes->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			require_known(pnstrdup(value.val.string.val, value.val.string.len));
+	}
+	merged = DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(options), JsonbPGetDatum(changes));
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_strip_nulls, merged));
+}
+
+static void
+require_object(Jsonb *json)
+{
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options of a pipeline are not a JSON object"),
+				 errhint("Pass an object such as {\"lanes\": 16}.")));
+}
+
+static void
+require_known(const char *name)
+{
+	for (int i = 0; i < lengthof(option_names); i++)
+	{
+		if (strcmp(name, option_names[i]) == 0)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown pipeline option \"%s\"", name),
+			 errhint("The options are lanes, batch_changes, deletes, truncate, allow_volatile, unmarked_output, breaker and time_limit.")));
 }
 
 static void
@@ -70,11 +120,12 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 		options->allow_volatile = read_bool(name, value);
 	else if (strcmp(name, "unmarked_output") == 0)
 		options->unmarked_output = read_bool(name, value);
+	else if (strcmp(name, "breaker") == 0)
+		options->breaker = read_bool(name, value);
+	else if (strcmp(name, "time_limit") == 0)
+		options->time_limit_ms = read_duration_ms(name, value);
 	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown pipeline option \"%s\"", name),
-				 errhint("The options are lanes, batch_changes, deletes, truncate, allow_volatile and unmarked_output.")));
+		require_known(name);
 }
 
 static int
@@ -127,4 +178,27 @@ read_apply(const char *name, JsonbValue *value)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("option \"%s\" is neither \"apply\" nor \"ignore\"", name),
 			 errhint("Pass {\"%s\": \"apply\"} or {\"%s\": \"ignore\"}.", name, name)));
+}
+
+/* A number is of milliseconds; a string is as settings take it ("90 s"). */
+static int
+read_duration_ms(const char *name, JsonbValue *value)
+{
+	char	   *text = NULL;
+	const char *problem = NULL;
+	int			duration_ms;
+
+	if (value->type == jbvNumeric)
+		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+
+	else if (value->type == jbvString)
+		text = pnstrdup(value->val.string.val, value->val.string.len);
+
+	if (text == NULL || !parse_int(text, &duration_ms, GUC_UNIT_MS, &problem) || duration_ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is not a time", name),
+				 errdetail("A number means milliseconds; 0 means no limit."),
+				 errhint("Pass it with a unit, such as {\"%s\": \"90 s\"}; units are ms, s, min, h and d.", name)));
+	return duration_ms;
 }

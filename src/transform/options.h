@@ -15,9 +15,19 @@ typedef struct EltPipelineOptions
 	bool		apply_truncate;
 	bool		allow_volatile;
 	bool		unmarked_output;
+	bool		breaker;		/* a flood of failures blocks the pipeline */
+	int			time_limit_ms;	/* of one statement on a batch; 0: none; -1:
+								 * as the setting elt.transform_time_limit
+								 * says */
 } EltPipelineOptions;
 
 /* Reads and checks them; raises 22023. */
 extern void elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options);
+
+/*
+ * The options with "changes" to them, where a null takes one back to its
+ * default.  Only names are checked: read the result.
+ */
+extern Jsonb *elt_options_merge(Jsonb *options, Jsonb *changes);
 
 #endif							/* ELT_OPTIONS_H */

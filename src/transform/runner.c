@@ -38,6 +38,8 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "transform/attempt.h"
+#include "transform/limit.h"
 #include "transform/runner.h"
 #include "transform/statement.h"
 #include "transform/target.h"
@@ -53,6 +55,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
+#define LOCK_TIMEOUT_MS	"5000"	/* of user code in a worker */
 #define SIZE_CLASSES	5		/* of a batch: below 8, 64, 512, 4096 changes,
 								 * more */
 
@@ -97,6 +100,7 @@ static void leave_owner(const Scope *scope);
 static void pin_formats(void);
 static void set_config(const char *name, const char *value);
 static void fire_constraints_at_once(void);
+static int	time_limit(const EltPipeline *pipeline);
 static Runner *find_runner(const EltPipeline *pipeline);
 static void reset_runner(Runner *runner);
 static void forget_target(Datum arg, Oid relid);
@@ -130,6 +134,8 @@ enter_owner(const EltPipeline *pipeline, Scope *scope)
 										   pipeline->search_path[0] ? ", " : ""));
 	if (elt_my_slot == NULL)
 		pin_formats();
+	else
+		set_config("lock_timeout", LOCK_TIMEOUT_MS);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
@@ -185,6 +191,8 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 
 	last_change = -1;
 	fire_constraints_at_once();
+	elt_limit_arm(time_limit(pipeline));
+	elt_attempt_begin(pipeline->pipeline_id, rows, nrows);
 	enter_owner(pipeline, &scope);
 	runner = find_runner(pipeline);
 	if (!in_order)
@@ -199,7 +207,21 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 		start = end;
 	}
 	leave_owner(&scope);
+	elt_attempt_end();
+	elt_limit_disarm();
 	return written;
+}
+
+/* In a worker; a session has its statement_timeout. */
+static int
+time_limit(const EltPipeline *pipeline)
+{
+	EltPipelineOptions options;
+
+	if (elt_my_slot == NULL)
+		return 0;
+	elt_options_read(pipeline->options, pipeline->append, &options);
+	return elt_limit_ms(&options);
 }
 
 /*
@@ -211,6 +233,7 @@ Datum
 elt_note_change(PG_FUNCTION_ARGS)
 {
 	last_change = PG_GETARG_INT64(0);
+	elt_attempt_at(last_change);
 	PG_RETURN_BOOL(true);
 }
 
@@ -234,10 +257,12 @@ elt_runner_truncate(const EltPipeline *pipeline)
 		statement = psprintf("DELETE FROM %s", target);
 
 	fire_constraints_at_once();
+	elt_limit_arm(time_limit(pipeline));
 	enter_owner(pipeline, &scope);
 	if (SPI_execute(statement, false, 0) < 0)
 		elog(ERROR, "SPI_execute failed: %s", statement);
 	leave_owner(&scope);
+	elt_limit_disarm();
 }
 
 /* The statements' kind that a change needs: deletes come first, see order_by_run. */

@@ -5,6 +5,11 @@
  *
  * The checks run when a pipeline is made and again at every batch: what was
  * granted may have been revoked since.  They look at catalogs only.
+ *
+ * A target is known by its OID, so it may be renamed.  One that was dropped
+ * and made anew is found by its name; whose it is decides whether it is taken
+ * for the same, since what its owner attaches to it will run with the rights
+ * of the pipeline's owner.
  */
 #include "postgres.h"
 
@@ -12,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/catalog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
@@ -21,10 +27,14 @@
 #include "transform/target.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/syscache.h"
 
+static Oid	find_successor(const EltPipeline *pipeline);
+static Oid	relation_owner(Oid relid);
 static bool is_protected_schema(Oid schema);
 static void require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
 static bool index_is_key(Oid index_oid, Relation target, List *key);
@@ -50,7 +60,8 @@ elt_target_check(const EltPipeline *pipeline)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the target of pipeline \"%s\" does not exist any more", pipeline->name),
 				 errdetail("The table had OID %u.", pipeline->target),
-				 errhint("Drop the pipeline and create it again for another target.")));
+				 errhint("Create the table %s again, or name another one with elt.alter_pipeline(%s, target => ...); the pipeline then resumes by itself.",
+						 pipeline->target_name, quote_literal_cstr(pipeline->name))));
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -98,6 +109,64 @@ elt_target_check(const EltPipeline *pipeline)
 				 errmsg("row-level security of table \"%s\" binds role \"%s\"",
 						get_rel_name(pipeline->target), GetUserNameFromId(pipeline->owner, false)),
 				 errhint("Let a role that bypasses row-level security own the pipeline.")));
+}
+
+bool
+elt_target_follow(EltPipeline *pipeline)
+{
+	MemoryContext old;
+	char	   *name;
+	Oid			owner;
+
+	if (get_rel_relkind(pipeline->target) == '\0')
+	{
+		Oid			successor = find_successor(pipeline);
+
+		if (!OidIsValid(successor))
+			return false;		/* elt_target_check says so */
+		pipeline->target = successor;
+		return true;
+	}
+	name = elt_target_name(pipeline);
+	owner = relation_owner(pipeline->target);
+	if (strcmp(name, pipeline->target_name) == 0 && owner == pipeline->target_owner)
+		return false;
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(pipeline));
+	pipeline->target_name = pstrdup(name);
+	pipeline->target_owner = owner;
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static Oid
+find_successor(const EltPipeline *pipeline)
+{
+	RangeVar   *name = makeRangeVarFromNameList(elt_qualified_name_list(pipeline->target_name));
+	Oid			relid = RangeVarGetRelid(name, RowExclusiveLock, true);
+
+	if (!OidIsValid(relid))
+		return InvalidOid;
+	if (relation_owner(relid) != pipeline->target_owner && relation_owner(relid) != pipeline->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of pipeline \"%s\" does not exist any more", pipeline->name),
+				 errdetail("The table that is now called %s belongs to another role.", pipeline->target_name),
+				 errhint("If it is the right one: elt.alter_pipeline(%s, target => %s).",
+						 quote_literal_cstr(pipeline->name), quote_literal_cstr(pipeline->target_name))));
+	return relid;
+}
+
+static Oid
+relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }
 
 static bool

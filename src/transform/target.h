@@ -11,6 +11,13 @@
 /* Raises what keeps the pipeline's owner from working on its target. */
 extern void elt_target_check(const EltPipeline *pipeline);
 
+/*
+ * Notes what the target is called now.  Where it is gone, a table that has
+ * taken its name takes its place, if it belongs to the same role as before or
+ * to the pipeline's owner.  True where something has changed.
+ */
+extern bool elt_target_follow(EltPipeline *pipeline);
+
 /* schema.table, quoted */
 extern char *elt_target_name(const EltPipeline *pipeline);
 

@@ -32,7 +32,8 @@ elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
 	elt_spi_begin(&spi);
 	found = elt_spi_run("SELECT left(p.state, 1), coalesce(p.next_probe_at <= clock_timestamp(), true), p.version, t.raw::oid, "
 						"EXISTS (SELECT FROM elt.quarantine q WHERE q.pipeline_id = p.pipeline_id AND q.status IN ('open', 'waiting')) "
-						"OR EXISTS (SELECT FROM elt.parked k WHERE k.pipeline_id = p.pipeline_id) "
+						"OR EXISTS (SELECT FROM elt.parked k WHERE k.pipeline_id = p.pipeline_id), "
+						"coalesce(p.blocked_by = 'breaker', false), EXISTS (SELECT FROM elt.attempts a WHERE a.pipeline_id = p.pipeline_id) "
 						"FROM elt.pipelines p "
 						"LEFT JOIN elt.source_tables t ON t.source_id = p.source_id AND t.relation = p.relation "
 						"WHERE p.pipeline_id = $1", 1, types, values, NULL) > 0;
@@ -43,6 +44,8 @@ elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
 		status->version = (int) elt_spi_int64(0, 3);
 		status->raw = (Oid) elt_spi_int64(0, 4);
 		status->unresolved = elt_spi_bool(0, 5);
+		status->breaker = elt_spi_bool(0, 6);
+		status->attempts = elt_spi_bool(0, 7);
 	}
 	elt_spi_end(&spi);
 	if (found && elt_pipeline_topic(pipeline) != NULL)
@@ -50,25 +53,26 @@ elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
 	return found;
 }
 
-/* The next probe comes after 1 s, doubling to 5 min. */
+/* Of several workers whose probes fail at the same time the first one says when the next is due. */
 void
-elt_pipeline_set_blocked(int64 pipeline_id, const char *error, int probes)
+elt_pipeline_set_blocked(int64 pipeline_id, const char *error, bool breaker, int probes)
 {
-	Oid			types[] = {INT8OID, TEXTOID, INT4OID};
+	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(error),
-	Int32GetDatum(Min(300, 1 << Min(probes, 9)))};
+	Int32GetDatum(Min(300, 1 << Min(probes, 9))), CStringGetTextDatum(breaker ? "breaker" : "systemic")};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	elt_spi_run("UPDATE elt.pipelines SET state = 'blocked', last_error = $2, last_error_at = clock_timestamp(), "
+				"blocked_by = CASE WHEN blocked_by = 'breaker' THEN blocked_by ELSE $4 END, "
 				"blocked_since = coalesce(blocked_since, clock_timestamp()), "
 				"next_probe_at = clock_timestamp() + make_interval(secs => $3), probes = probes + 1 "
-				"WHERE pipeline_id = $1 AND state <> 'paused'", 3, types, values, NULL);
+				"WHERE pipeline_id = $1 AND state <> 'paused' "
+				"AND (next_probe_at <= clock_timestamp()) IS NOT FALSE", 4, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 }
 
-/* What was blocked runs again; what somebody has paused meanwhile stays so. */
 void
 elt_pipeline_set_running(int64 pipeline_id)
 {
@@ -77,8 +81,81 @@ elt_pipeline_set_running(int64 pipeline_id)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.pipelines SET state = 'running', blocked_since = NULL, next_probe_at = NULL, probes = 0 "
+	elt_spi_run("UPDATE elt.pipelines SET state = 'running', blocked_by = NULL, blocked_since = NULL, "
+				"next_probe_at = NULL, probes = 0, unblocked_at = clock_timestamp() "
 				"WHERE pipeline_id = $1 AND state = 'blocked'", 1, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_config_changed();
+}
+
+void
+elt_pipeline_resume(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET state = CASE WHEN blocked_by IS NULL THEN 'running' ELSE 'blocked' END "
+				"WHERE pipeline_id = $1 AND state = 'paused'", 1, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_pipeline_probe_now(pipeline_id);
+}
+
+void
+elt_pipeline_probe_now(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET next_probe_at = clock_timestamp(), probes = 0 "
+				"WHERE pipeline_id = $1 AND state = 'blocked'", 1, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_config_changed();
+}
+
+bool
+elt_pipeline_hold_unblocked(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	bool		unblocked;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	unblocked = elt_spi_run("SELECT state FROM elt.pipelines WHERE pipeline_id = $1 FOR SHARE", 1, types, values, NULL) > 0 &&
+		strcmp(elt_spi_text(&spi, 0, 1), "blocked") != 0;
+	elt_spi_end(&spi);
+	return unblocked;
+}
+
+void
+elt_pipeline_note_error(int64 pipeline_id, const char *error)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(error)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET last_error = $2, last_error_at = clock_timestamp() "
+				"WHERE pipeline_id = $1", 2, types, values, NULL);
+	elt_spi_end(&spi);
+}
+
+void
+elt_pipeline_set_target(const EltPipeline *pipeline)
+{
+	Oid			types[] = {INT8OID, OIDOID, TEXTOID, OIDOID};
+	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id), ObjectIdGetDatum(pipeline->target),
+	CStringGetTextDatum(pipeline->target_name), ObjectIdGetDatum(pipeline->target_owner)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET target = $2, target_name = $3, target_owner = $4 WHERE pipeline_id = $1 "
+				"AND (target, target_name, target_owner) IS DISTINCT FROM ($2::regclass, $3, $4::regrole)",
+				4, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 }
@@ -183,16 +260,17 @@ elt_checkpoint_positions(int64 pipeline_id, int64 *positions)
 }
 
 char *
-elt_error_class(int sqlerrcode)
+elt_error_class(const EltPipeline *pipeline, int sqlerrcode)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(unpack_sql_state(sqlerrcode))};
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(unpack_sql_state(sqlerrcode)), CStringGetTextDatum(pipeline->name)};
 	char	   *class = NULL;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	if (elt_spi_run("SELECT error_class FROM elt.error_classes WHERE starts_with($1, sqlstate_prefix) "
-					"ORDER BY length(sqlstate_prefix) DESC LIMIT 1", 1, types, values, NULL) > 0)
+					"AND (pipeline = $2 OR pipeline IS NULL) "
+					"ORDER BY length(sqlstate_prefix) DESC, pipeline NULLS LAST LIMIT 1", 2, types, values, NULL) > 0)
 		class = elt_spi_text(&spi, 0, 1);
 	elt_spi_end(&spi);
 	return class ? class : pstrdup("systemic");

@@ -19,11 +19,34 @@ typedef struct EltPipelineStatus
 	int			version;
 	Oid			raw;
 	bool		unresolved;		/* has quarantined or parked changes */
+	bool		breaker;		/* blocked by the breaker */
+	bool		attempts;		/* has rows in elt.attempts */
 } EltPipelineStatus;
 
 extern bool elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status);
-extern void elt_pipeline_set_blocked(int64 pipeline_id, const char *error, int probes);
+
+/*
+ * Transitions of a pipeline's state.  A blocked one is probed after 1 s,
+ * doubling to 5 min.  set_running is for what a probe has shown to be well:
+ * what somebody has paused meanwhile stays so.  resume is what a user asks
+ * for: what was blocked is probed at once.
+ */
+extern void elt_pipeline_set_blocked(int64 pipeline_id, const char *error, bool breaker, int probes);
 extern void elt_pipeline_set_running(int64 pipeline_id);
+extern void elt_pipeline_resume(int64 pipeline_id);
+extern void elt_pipeline_probe_now(int64 pipeline_id);
+
+/*
+ * Whether a batch with failures may commit: not when the pipeline was blocked
+ * since the batch began.  If so it is not blocked before the batch has ended.
+ */
+extern bool elt_pipeline_hold_unblocked(int64 pipeline_id);
+
+/* Shows why a pipeline does not get on, without a change of its state. */
+extern void elt_pipeline_note_error(int64 pipeline_id, const char *error);
+
+/* Stores which table is the pipeline's target now, and what it is called. */
+extern void elt_pipeline_set_target(const EltPipeline *pipeline);
 extern Oid	elt_pipeline_raw(EltPipeline *pipeline);
 
 /* Topics are named 'message:<topic>' as a pipeline's relation. */
@@ -37,7 +60,7 @@ extern void elt_checkpoint_create(int64 pipeline_id, int lanes);
 extern int	elt_checkpoint_positions(int64 pipeline_id, int64 *positions);
 
 /* "transient", "dependency", "data" or "systemic" */
-extern char *elt_error_class(int sqlerrcode);
+extern char *elt_error_class(const EltPipeline *pipeline, int sqlerrcode);
 
 /* Names of a relation's columns at a schema version (0: the newest); NIL where it is not known. */
 extern List *elt_schema_columns(int64 source_id, const char *relation, int version);

@@ -55,14 +55,14 @@ END $$;
 CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON dw.item_strict FOR EACH ROW EXECUTE FUNCTION dw.touch();
 
 SELECT elt.create_source('s', ARRAY['item', 'pair', 'loose'], options => '{"raw_partition_changes": 4096}');
-SELECT elt.create_pipeline('item_strict', 's', 'item', 'dw.item_strict', options => '{"batch_changes": 100, "lanes": 8}');
+SELECT elt.create_pipeline('item_strict', 's', 'item', 'dw.item_strict', options => '{"batch_changes": 100, "lanes": 8, "breaker": false}');
 SELECT elt.create_pipeline('item_supersede', 's', 'item', 'dw.item_supersede',
 	'SELECT (record->>''id'')::int AS id, (record->>''v'')::int AS v, upper(record->>''note'') AS shout FROM changes',
-	ordering => 'supersede', options => '{"batch_changes": 7, "lanes": 4}');
+	ordering => 'supersede', options => '{"batch_changes": 7, "lanes": 4, "breaker": false}');
 SELECT elt.create_pipeline('item_log', 's', 'item', 'dw.item_log',
-	'SELECT change_id, (record->>''id'')::int AS id, (record->>''v'')::int AS v FROM changes', 'append');
-SELECT elt.create_pipeline('pair_strict', 's', 'pair', 'dw.pair_strict', options => '{"batch_changes": 300}');
-SELECT elt.create_pipeline('loose_log', 's', 'loose', 'dw.loose_log', mode => 'append', ordering => 'unordered');
+	'SELECT change_id, (record->>''id'')::int AS id, (record->>''v'')::int AS v FROM changes', 'append', options => '{"breaker": false}');
+SELECT elt.create_pipeline('pair_strict', 's', 'pair', 'dw.pair_strict', options => '{"batch_changes": 300, "breaker": false}');
+SELECT elt.create_pipeline('loose_log', 's', 'loose', 'dw.loose_log', mode => 'append', ordering => 'unordered', options => '{"breaker": false}');
 
 -- one transaction at random; what it cannot do because of others it rolls back
 CREATE FUNCTION act(choice int) RETURNS void LANGUAGE plpgsql AS $$
@@ -156,7 +156,7 @@ while (time() < $begin + $seconds)
 	}
 	elsif ($choice == 4)
 	{
-		$node->safe_psql('postgres', "SELECT elt.create_pipeline('scrap', 's', 'item', 'dw.scrap')");
+		$node->safe_psql('postgres', "SELECT elt.create_pipeline('scrap', 's', 'item', 'dw.scrap', options => '{\"breaker\": false}')");
 		usleep(rand(500_000));
 		my ($code, undef, $err) = $node->psql('postgres', "SELECT elt.drop_pipeline('scrap')");
 		is($err, '', 'a pipeline is dropped while workers are at it') if $code != 0;
