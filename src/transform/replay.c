@@ -226,7 +226,7 @@ pack_arguments(FunctionCallInfo fcinfo)
 	elt_spi_begin(&spi);
 	elt_spi_run("SELECT coalesce(jsonb_object_agg(a.key, a.value), '{}') FROM jsonb_each(jsonb_build_object("
 				"'from_lsn', $1, 'to_lsn', $2, 'from_time', $3, 'to_time', $4, 'keys', $5, 'filter', $6, "
-				"'rate', $7, 'dry_run', $8, 'from_change', $9, 'to_change', $10)) AS a WHERE a.value <> 'null'",
+				"'rate', $7, 'dry_run', $8, 'from_change', $9, 'to_change', $10)) AS a WHERE a.value NOT IN ('null', 'false')",
 				lengthof(types), types, values, nulls);
 	arguments = DatumGetJsonbP(elt_spi_datum(&spi, 0, 1, &isnull));
 	elt_spi_end(&spi);
