@@ -41,3 +41,18 @@ CREATE VIEW elt.blocked_keys WITH (security_barrier) AS
 		AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
 	GROUP BY p.name, q.key, q.key_hash, k.parked;
 COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved';
+
+CREATE VIEW elt.progress_replay WITH (security_barrier) AS
+	SELECT r.run_id, r.pipeline, r.phase, r.done, r.total, s.rate,
+		   CASE WHEN r.state = 'running' AND s.rate > 0 AND r.phase <> 'scan'
+				THEN pg_catalog.make_interval(secs => greatest(r.total - r.done, 0) / s.rate) END AS eta,
+		   CASE WHEN r.state = 'running' AND NOT elt.session_is_alive(r.pid, r.backend_start)
+				THEN 'interrupted' ELSE r.state END AS state,
+		   r.selected, r.applied, r.superseded, r.quarantined, r.skipped, r.dry_run,
+		   r.started_at, r.updated_at, r.finished_at
+	FROM elt.replay_runs r
+	JOIN elt.pipelines p USING (pipeline_id)
+	CROSS JOIN LATERAL (
+		SELECT (r.done - r.resumed_done) / nullif(extract(epoch FROM r.updated_at - r.resumed_at), 0)::double precision AS rate) s
+	WHERE elt.may_see(p.owner);
+COMMENT ON VIEW elt.progress_replay IS 'one row per replay: phase, changes done of total, changes per second, time left, state';

@@ -5,7 +5,7 @@
  * what it owns, and pg_monitor the state of all.
  */
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA elt FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
@@ -13,10 +13,13 @@ GRANT USAGE ON SCHEMA elt TO PUBLIC;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys TO PUBLIC;
 GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys, elt.progress_replay TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
-	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text) TO PUBLIC;
+	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
+	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 
 /* Every pipeline's owner runs this one. */
 GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
@@ -31,9 +34,11 @@ COMMENT ON FUNCTION elt.owns_pipeline(name, bigint) IS 'whether a role owns a pi
 
 ALTER TABLE elt.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE elt.parked ENABLE ROW LEVEL SECURITY;
+ALTER TABLE elt.replay_runs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_pipelines ON elt.quarantine FOR SELECT USING (elt.owns_pipeline(current_user, pipeline_id));
 CREATE POLICY own_pipelines ON elt.parked FOR SELECT USING (elt.owns_pipeline(current_user, pipeline_id));
-GRANT SELECT ON elt.quarantine, elt.parked TO PUBLIC;
+CREATE POLICY own_pipelines ON elt.replay_runs FOR SELECT USING (elt.owns_pipeline(current_user, pipeline_id));
+GRANT SELECT ON elt.quarantine, elt.parked, elt.replay_runs TO PUBLIC;
 GRANT EXECUTE ON FUNCTION elt.owns_pipeline(name, bigint) TO PUBLIC;
 
 /* Alerts show to whom they concern; the rules' texts to their owners and to pg_monitor. */

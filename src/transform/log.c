@@ -33,6 +33,7 @@
 #include "access/tableam.h"
 #include "capture/change.h"
 #include "catalog/pg_class.h"
+#include "common/hashfn.h"
 #include "compat.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -84,6 +85,7 @@ typedef struct LogScan
 	int			next;
 	const bool *lanes;			/* which rows to copy; NULL: none */
 	int			nlanes;
+	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	BlockNumber blocks_read;
 } LogScan;
 
@@ -96,6 +98,7 @@ static bool next_tuple(LogScan *scan);
 static void open_leaf(LogScan *scan);
 static void close_leaf(LogScan *scan);
 static void add_row(LogScan *scan);
+static void look_at_key(LogScan *scan, EltLogRow *row);
 static int	compare_rows(const void *a, const void *b);
 static Leaf *list_leaves(Oid raw, int *nleaves);
 static BlockNumber find_block(Relation leaf, int64 after);
@@ -303,6 +306,43 @@ elt_log_count(Oid raw, const char *topic, int64 after)
 	}
 	scan_end(scan);
 	return count;
+int64
+elt_log_walk(const EltLogWalk *walk)
+{
+	LogScan    *scan = scan_begin(walk->raw, walk->after, walk->topic, NULL, 1);
+	int64		position = walk->after;
+	int64		count = 0;
+	EltLogRow  *row;
+
+	scan->walk = walk;
+	while ((row = scan_next(scan)) != NULL && row->change_id <= walk->upto && count < walk->max_changes)
+	{
+		if (row->op != '\0')
+			walk->visit(walk->arg, row);
+		position = row->change_id;
+		count++;
+		pfree(row);
+	}
+	if (row == NULL || row->change_id > walk->upto)
+		position = walk->upto;
+	scan_end(scan);
+	return position;
+}
+
+uint64
+elt_log_key_fingerprint(Datum key)
+{
+	struct varlena *stored = (struct varlena *) DatumGetPointer(key);
+	struct varlena *value;
+	uint64		fingerprint;
+
+	if (stored == NULL)
+		return 0;
+	value = pg_detoast_datum_packed(stored);
+	fingerprint = hash_bytes_extended((const unsigned char *) VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value), 0);
+	if (value != stored)
+		pfree(value);
+	return fingerprint;
 }
 
 /* A copy of a row with another image. */
@@ -513,12 +553,26 @@ add_row(LogScan *scan)
 			return;
 		}
 	}
+	if (scan->walk != NULL)
+		look_at_key(scan, row);
 	if (scan->lanes != NULL && scan->lanes[row->key_hash & (scan->nlanes - 1)])
 	{
 		row->tuple = ExecCopySlotMinimalTuple(slot);
 		ExecStoreMinimalTuple(row->tuple, scan->copy, false);
 		hold_values(row, scan->copy);
 	}
+}
+
+static void
+look_at_key(LogScan *scan, EltLogRow *row)
+{
+	bool		isnull;
+	Datum		key = slot_getattr(scan->slot, ELT_RAW_KEY, &isnull);
+
+	row->has_key = !isnull;
+	row->fingerprint = isnull ? 0 : elt_log_key_fingerprint(key);
+	row->partial = !slot_attisnull(scan->slot, ELT_RAW_UNCHANGED);
+	row->matches = scan->walk->matches == NULL || (!isnull && scan->walk->matches(scan->walk->arg, key));
 }
 
 /*

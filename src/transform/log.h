@@ -25,6 +25,12 @@ typedef struct EltLogRow
 	Datum		after;
 	Datum		unchanged;
 	MinimalTuple tuple;			/* NULL: not of the lanes that were asked for */
+
+	/* set by elt_log_walk only, which gives neither values nor tuple */
+	uint64		fingerprint;	/* of the key; see elt_log_key_fingerprint */
+	bool		has_key;
+	bool		partial;		/* "unchanged" names columns */
+	bool		matches;
 } EltLogRow;
 
 typedef struct EltLogRequest
@@ -55,6 +61,22 @@ typedef struct EltLogWindow
 	bool		at_end;			/* there was no more to see */
 } EltLogWindow;
 
+/* A look at each change but its images. */
+typedef struct EltLogWalk
+{
+	Oid			raw;
+	const char *topic;
+	int64		after;
+	int64		upto;
+	int64		max_changes;	/* it ends after about that many */
+	bool		(*matches) (void *arg, Datum key);	/* of any key that is not
+													 * null; it may be
+													 * compressed or out of
+													 * line; NULL: all match */
+	void		(*visit) (void *arg, const EltLogRow *row); /* in order of change_id */
+	void	   *arg;
+} EltLogWalk;
+
 typedef struct EltLogBacklog
 {
 	double		changes;
@@ -68,9 +90,18 @@ typedef struct EltLogBacklog
  */
 extern EltLogWindow *elt_log_read(const EltLogRequest *request);
 extern int64 elt_log_tail(Oid raw);
+
+/* Returns where to walk on from: upto, once all of that was seen. */
+extern int64 elt_log_walk(const EltLogWalk *walk);
 extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes,
 							EltLogBacklog *backlog);
 extern double elt_log_count(Oid raw, const char *topic, int64 after);
+
+/*
+ * 64 bits of a key's jsonb form: with key_hash they tell keys apart, but for
+ * accidents that nobody will see.  0 where there is no key.
+ */
+extern uint64 elt_log_key_fingerprint(Datum key);
 
 extern EltLogRow *elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged);
 

@@ -138,6 +138,24 @@ elt_log_same_key(const EltLogRow *a, const EltLogRow *b)
 		 memcmp(VARDATA_ANY(left), VARDATA_ANY(right), VARSIZE_ANY_EXHDR(left)) == 0);
 }
 
+int64 *
+elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *count)
+{
+	Oid			types[] = {INT8OID, INT4ARRAYOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), key_hash_array(rows, nrows)};
+	int64	   *change_ids;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	*count = (int) elt_spi_run("SELECT change_id FROM elt.quarantine WHERE pipeline_id = $1 "
+							   "AND status IN ('open', 'waiting') AND key_hash = ANY ($2)", 2, types, values, NULL);
+	change_ids = MemoryContextAlloc(spi.caller_context, Max(*count, 1) * sizeof(int64));
+	for (int i = 0; i < *count; i++)
+		change_ids[i] = elt_spi_int64(i, 1);
+	elt_spi_end(&spi);
+	return change_ids;
+}
+
 /* ---- writes ---- */
 
 char *

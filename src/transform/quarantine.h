@@ -16,6 +16,9 @@ extern void elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, El
 extern void elt_blocked_keys_add(EltBlockedKeys *blocked, const EltLogRow *row);
 extern bool elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLogRow *row);
 
+/* change_ids that are quarantined and unresolved; at least those among the rows that are. */
+extern int64 *elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *count);
+
 /* Returns the error's fingerprint. */
 extern char *elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
 								const ErrorData *error, const char *error_class, const char *step);

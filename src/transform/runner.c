@@ -73,7 +73,8 @@ typedef struct Statement
 
 typedef struct Runner
 {
-	int64		pipeline_id;	/* hash key */
+	int64		pipeline_id;	/* hash key; negative: an append pipeline that
+								 * is replayed as an upsert */
 	int			version;
 	uint64		generation;
 	Oid			target;
@@ -265,6 +266,80 @@ elt_runner_truncate(const EltPipeline *pipeline)
 	elt_limit_disarm();
 }
 
+/* ---- replay ---- */
+
+List *
+elt_runner_output(const EltPipeline *pipeline, List *names)
+{
+	Scope		scope;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext spi;
+	Relation	raw = table_open(pipeline->raw_root, AccessShareLock);
+	List	   *columns;
+	List	   *output = NIL;
+	ListCell   *lc;
+
+	enter_owner(pipeline, &scope);
+	register_batch(RelationGetDescr(raw), NULL, 0);
+	if (pipeline->transform != NULL)
+		columns = elt_statement_transform_columns(pipeline, NULL);
+	else
+		columns = elt_statement_named_columns(pipeline, names, 0);
+	columns = elt_statement_names(columns);
+	spi = MemoryContextSwitchTo(caller);
+	foreach(lc, columns)
+		output = lappend(output, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(spi);
+	leave_owner(&scope);
+	table_close(raw, NoLock);
+	return output;
+}
+
+void
+elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc desc,
+				  EltLogRow **rows, int nrows, bool *holds)
+{
+	Scope		scope;
+	char	   *query = elt_statement_filter(filter);
+	int			found = 0;
+
+	fire_constraints_at_once();
+	enter_owner(pipeline, &scope);
+	register_batch(desc, rows, nrows);
+	if (nrows == 0)
+		(void) elt_statement_prepare(query);
+	else if (SPI_execute(query, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute failed: %s", query);
+
+	/* they come in the order of the batch, unless the plan has changed it */
+	for (uint64 i = 0; nrows > 0 && i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		change_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+
+		for (int tried = 0; tried < nrows && rows[found]->change_id != change_id; tried++)
+			found = (found + 1) % nrows;
+		holds[found] = true;
+	}
+	leave_owner(&scope);
+}
+
+void
+elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows)
+{
+	Scope		scope;
+	char	   *statement = elt_statement_forget(pipeline);
+
+	fire_constraints_at_once();
+	enter_owner(pipeline, &scope);
+	register_batch(desc, rows, nrows);
+	if (SPI_execute(statement, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "SPI_execute failed: %s", statement);
+	leave_owner(&scope);
+}
+
+/* ---- one run of changes ---- */
+
 /* The statements' kind that a change needs: deletes come first, see order_by_run. */
 static int
 run_class(const EltPipeline *pipeline, const EltLogRow *row)
@@ -450,6 +525,7 @@ static Runner *
 find_runner(const EltPipeline *pipeline)
 {
 	uint64		generation = elt_registry_available() ? elt_config_generation(MyDatabaseId) : 0;
+	int64		id = (pipeline->append && pipeline->key != NIL) ? -pipeline->pipeline_id : pipeline->pipeline_id;
 	Runner	   *runner;
 	bool		found;
 
@@ -462,7 +538,7 @@ find_runner(const EltPipeline *pipeline)
 		runners = hash_create("elt runners", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(forget_target, (Datum) 0);
 	}
-	runner = hash_search(runners, &pipeline->pipeline_id, HASH_ENTER, &found);
+	runner = hash_search(runners, &id, HASH_ENTER, &found);
 	if (!found)
 	{
 		runner->context = NULL;

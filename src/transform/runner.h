@@ -25,6 +25,18 @@ extern Query *elt_runner_validate(const EltPipeline *pipeline, List *columns);
 extern int64 elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc,
 							  EltLogRow **rows, int nrows, bool in_order);
 
+/*
+ * For a replay.  elt_runner_output: the names of the pipeline's output
+ * columns; "columns" as above.  elt_runner_filter: notes for which of the rows
+ * a boolean expression over "changes" holds; without rows it only checks the
+ * expression.  elt_runner_forget: deletes the target's rows that carry the
+ * change_id of one of these.
+ */
+extern List *elt_runner_output(const EltPipeline *pipeline, List *columns);
+extern void elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc desc,
+							  EltLogRow **rows, int nrows, bool *holds);
+extern void elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows);
+
 /* The change that the last statement was at when it failed, as far as can be told; -1: unknown. */
 extern int64 elt_runner_last_change(void);
 

@@ -103,7 +103,7 @@ elt_statement_build(const EltPipeline *pipeline, EltStatementKind kind, List *co
 		append_key_match(&out, columns, "output");
 		appendStringInfoChar(&out, ')');
 	}
-	if (!pipeline->append)
+	if (pipeline->key != NIL)
 	{
 		StringInfoData assignments;
 
@@ -116,6 +116,30 @@ elt_statement_build(const EltPipeline *pipeline, EltStatementKind kind, List *co
 			appendStringInfoString(&out, ") DO NOTHING");
 	}
 	return out.data;
+}
+
+char *
+elt_statement_filter(const char *filter)
+{
+	return psprintf(CHANGES "SELECT change_id FROM changes WHERE (\n%s\n)", filter);
+}
+
+char *
+elt_statement_forget(const EltPipeline *pipeline)
+{
+	return psprintf("DELETE FROM %s AS t USING " ELT_BATCH_RELATION " AS b "
+					"WHERE t.change_id OPERATOR(pg_catalog.=) b.change_id", elt_target_name(pipeline));
+}
+
+List *
+elt_statement_names(List *columns)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		names = lappend(names, ((OutputColumn *) lfirst(lc))->name);
+	return names;
 }
 
 static void

@@ -29,7 +29,19 @@ typedef enum EltStatementKind
 extern List *elt_statement_named_columns(const EltPipeline *pipeline, List *names, Datum unchanged);
 extern List *elt_statement_transform_columns(const EltPipeline *pipeline, Query **query);
 
-/* NULL where a statement of this kind has nothing to do. */
+/* Names of the output columns. */
+extern List *elt_statement_names(List *columns);
+
+/* The changes of the batch that a boolean expression holds for. */
+extern char *elt_statement_filter(const char *filter);
+
+/* Takes the rows of these changes out of a target that notes change_id. */
+extern char *elt_statement_forget(const EltPipeline *pipeline);
+
+/*
+ * NULL where a statement of this kind has nothing to do.  With a key, a write
+ * is an upsert.
+ */
 extern char *elt_statement_build(const EltPipeline *pipeline, EltStatementKind kind, List *columns);
 extern SPIPlanPtr elt_statement_prepare(const char *query);
 

@@ -36,9 +36,9 @@
 static Oid	find_successor(const EltPipeline *pipeline);
 static Oid	relation_owner(Oid relid);
 static bool is_protected_schema(Oid schema);
-static void require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
 static bool index_is_key(Oid index_oid, Relation target, List *key);
 static int	index_position(Relation index, AttrNumber attnum);
+static bool equal_names(List *a, List *b);
 
 void
 elt_target_check(const EltPipeline *pipeline)
@@ -95,13 +95,13 @@ elt_target_check(const EltPipeline *pipeline)
 				 errmsg("row-level security of elt_raw.%s binds role \"%s\"",
 						quote_identifier(pipeline->source), GetUserNameFromId(pipeline->owner, false)),
 				 errhint("Let a role that bypasses row-level security own the pipeline.")));
-	require_right(pipeline, ACL_INSERT, "INSERT");
+	elt_target_require_right(pipeline, ACL_INSERT, "INSERT");
 	if (!pipeline->append)
 	{
-		require_right(pipeline, ACL_SELECT, "SELECT");
-		require_right(pipeline, ACL_UPDATE, "UPDATE");
+		elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
+		elt_target_require_right(pipeline, ACL_UPDATE, "UPDATE");
 		if (options.apply_deletes)
-			require_right(pipeline, ACL_DELETE, "DELETE");
+			elt_target_require_right(pipeline, ACL_DELETE, "DELETE");
 	}
 	if (check_enable_rls(pipeline->target, pipeline->owner, true) == RLS_ENABLED)
 		ereport(ERROR,
@@ -178,8 +178,8 @@ is_protected_schema(Oid schema)
 		strcmp(name, "information_schema") == 0 || strcmp(name, "elt") == 0 || strcmp(name, "elt_raw") == 0;
 }
 
-static void
-require_right(const EltPipeline *pipeline, AclMode mode, const char *right)
+void
+elt_target_require_right(const EltPipeline *pipeline, AclMode mode, const char *right)
 {
 	if (pg_class_aclcheck(pipeline->target, pipeline->owner, mode) != ACLCHECK_OK)
 	{
@@ -218,6 +218,49 @@ elt_target_primary_key(Relation target)
 		key = lappend(key, get_attname(RelationGetRelid(target), index->rd_index->indkey.values[i], false));
 	index_close(index, NoLock);
 	return key;
+}
+
+List *
+elt_target_unique_keys(Relation target)
+{
+	List	   *keys = NIL;
+	List	   *indexes = RelationGetIndexList(target);
+	List	   *primary = elt_target_primary_key(target);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		List	   *key = NIL;
+
+		for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		{
+			if (index->rd_index->indkey.values[i] > 0)
+				key = lappend(key, get_attname(RelationGetRelid(target), index->rd_index->indkey.values[i], false));
+		}
+		index_close(index, NoLock);
+		if (!index_is_key(lfirst_oid(lc), target, key))
+			continue;
+		keys = equal_names(key, primary) ? lcons(key, keys) : lappend(keys, key);
+	}
+	list_free(indexes);
+	return keys;
+}
+
+static bool
+equal_names(List *a, List *b)
+{
+	ListCell   *left,
+			   *right;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	forboth(left, a, right, b)
+	{
+		if (strcmp(lfirst(left), lfirst(right)) != 0)
+			return false;
+	}
+	return true;
 }
 
 Oid

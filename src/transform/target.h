@@ -6,6 +6,7 @@
 #define ELT_TARGET_H
 
 #include "catalog.h"
+#include "nodes/parsenodes.h"
 #include "utils/relcache.h"
 
 /* Raises what keeps the pipeline's owner from working on its target. */
@@ -17,12 +18,16 @@ extern void elt_target_check(const EltPipeline *pipeline);
  * to the pipeline's owner.  True where something has changed.
  */
 extern bool elt_target_follow(EltPipeline *pipeline);
+extern void elt_target_require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
 
 /* schema.table, quoted */
 extern char *elt_target_name(const EltPipeline *pipeline);
 
 /* Names of the primary key's columns; NIL: there is none. */
 extern List *elt_target_primary_key(Relation target);
+
+/* All keys that ON CONFLICT can use, each a list of names; the primary key first. */
+extern List *elt_target_unique_keys(Relation target);
 
 /* A unique index that ON CONFLICT (key) can use; InvalidOid: there is none. */
 extern Oid	elt_target_key_index(Relation target, List *key);

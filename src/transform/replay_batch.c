@@ -1,0 +1,742 @@
+/*
+ * replay_batch.c
+ *	  What a replay does: scan, apply.
+ *
+ * A change is applied only if it is the newest of its key that the pipeline
+ * has settled, be that newest one selected or not; so nothing older ever gets
+ * over something newer, whatever is selected, and a replay of everything gives
+ * what one pass over the history would give today.  Changes that are not
+ * settled yet are left to the workers.  A truncate is not applied again: what
+ * came before it is superseded.
+ *
+ * Scan: the log is walked from the first bound to where the lanes stand, and
+ * of each key that has a change between the bounds the newest change_id is
+ * noted (newest.c).  Where that takes too much memory half of the lanes are
+ * put off, as often as it takes, and come with a scan of their own later.
+ *
+ * Apply: windows are read between the bounds.  In one transaction the lanes
+ * are held, so that no worker can settle something newer meanwhile; what was
+ * settled since the scan is noted; and what is still the newest goes through
+ * isolate.c, as a live batch does.  Between batches the lanes are free.
+ *
+ * An image of a pipeline by column name may lack large values that its update
+ * did not touch.  Where that is the newest of its key, the images before it
+ * are remembered until it comes, and merged into it as in a live batch.
+ *
+ * An append writes every change, so a replay must take back what was written
+ * before: by change_id, where target and transform have such a column; else
+ * the target's key tells which row to overwrite, and only the newest change
+ * of each key of the source counts.  Without either a replay is refused.
+ *
+ * Keys with an unresolved quarantined change are not touched (ordering
+ * strict), nor are changes that are quarantined themselves.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "capture/change.h"
+#include "catalog/pg_type.h"
+#include "guc.h"
+#include "storage/lmgr.h"
+#include "transform/collapse.h"
+#include "transform/isolate.h"
+#include "transform/replay.h"
+#include "transform/runner.h"
+#include "transform/target.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#define SCAN_CHANGES	500000	/* that one transaction looks at */
+#define PACED_PARTS		4		/* batches per second, at least, with a rate */
+#define BREAKER_CHANGES	100		/* more than one in 20 of at least so many
+								 * failed: it is not the records' fault */
+
+typedef enum Fate
+{
+	FATE_NONE,					/* not between the bounds, or not settled */
+	FATE_PASSED,				/* not selected */
+	FATE_SUPERSEDED,
+	FATE_SKIPPED,
+	FATE_CHOSEN
+} Fate;
+
+typedef struct CarriedKey
+{
+	uint64		fingerprint;
+	int64		key_hash;
+} CarriedKey;
+
+typedef struct Carried
+{
+	CarriedKey	key;
+	int			count;
+	int			size;
+	int64	   *change_ids;
+} Carried;
+
+static void scan(EltReplay *replay);
+static void walk(EltReplay *replay, int64 after, int64 upto, int64 max_changes);
+static bool matches(void *arg, Datum key);
+static void visit(void *arg, const EltLogRow *row);
+static void apply(EltReplay *replay);
+static void end_group(EltReplay *replay);
+static void note_progress_of_lanes(EltReplay *replay, const int64 *positions);
+static EltLogWindow *read_window(EltReplay *replay, int64 upto);
+static void choose(EltReplay *replay, EltWork *work, Fate *fates);
+static bool is_superseded(EltReplay *replay, const EltLogRow *row, bool *partial);
+static void skip_unresolved(EltReplay *replay, const EltWork *work, Fate *fates);
+static int	compare_int64(const void *a, const void *b);
+static void forget_rows(EltWork *work);
+static void count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const Fate *fates, int64 end);
+static bool ignores_deletes(const EltReplay *replay);
+static void carry(EltReplay *replay, const EltLogRow *row);
+static EltLogRow *complete(EltReplay *replay, TupleDesc desc, EltLogRow *row);
+static EltLogWindow *read_one(EltReplay *replay, int64 change_id, int32 key_hash);
+static CarriedKey carried_key(const EltLogRow *row);
+static bool lists_all(List *names, List *wanted);
+static bool has_index_on(Oid table, AttrNumber attnum);
+
+/* ---- how ---- */
+
+void
+elt_replay_load(EltReplay *replay)
+{
+	EltPipeline *pipeline = elt_catalog_pipeline(replay->run.pipeline, false);
+
+	if (replay->run.pipeline_id != 0 && pipeline->pipeline_id != replay->run.pipeline_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the pipeline of replay %lld was dropped", (long long) replay->run.run_id),
+				 errhint("CALL elt.replay to replay the one that has its name now.")));
+	if (replay->run.version != 0 && pipeline->version != replay->run.version)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pipeline \"%s\" was changed while it was replayed", pipeline->name),
+				 errhint("CALL elt.replay to replay all with what it is now, or elt.resume_replay(%lld) for the rest only.",
+						 (long long) replay->run.run_id)));
+	elt_options_read(pipeline->options, pipeline->append, &replay->options);
+	if (pipeline->append)
+		pipeline->key = replay->key;
+	replay->pipeline = pipeline;
+}
+
+void
+elt_replay_prepare(EltReplay *replay)
+{
+	EltPipeline *pipeline = replay->pipeline;
+	List	   *names = NIL;
+	List	   *output;
+	Relation	target;
+	AttrNumber	attnum;
+	MemoryContext old;
+	ListCell   *lc;
+
+	elt_target_check(pipeline);
+	if (!pipeline->append)
+		return;
+
+	if (pipeline->transform == NULL)
+	{
+		names = elt_schema_columns(pipeline->source_id, pipeline->relation, 0);
+		if (names == NIL)
+			return;				/* nothing was captured yet */
+	}
+	pipeline->key = NIL;
+	output = elt_runner_output(pipeline, names);
+	attnum = get_attnum(pipeline->target, "change_id");
+	if (pipeline->transform != NULL && attnum > 0 &&
+		get_atttype(pipeline->target, attnum) == INT8OID && lists_all(output, list_make1("change_id")))
+	{
+		elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
+		elt_target_require_right(pipeline, ACL_DELETE, "DELETE");
+		if (!has_index_on(pipeline->target, attnum))
+			ereport(NOTICE,
+					(errmsg("target %s has no index on change_id", elt_target_name(pipeline)),
+					 errdetail("Each batch of the replay reads the whole table."),
+					 errhint("CREATE INDEX ON %s (change_id)", elt_target_name(pipeline))));
+		replay->forget = true;
+		return;
+	}
+
+	target = table_open(pipeline->target, AccessShareLock);
+	foreach(lc, elt_target_unique_keys(target))
+	{
+		if (pipeline->key == NIL && lists_all(output, lfirst(lc)))
+			pipeline->key = lfirst(lc);
+	}
+	table_close(target, NoLock);
+	if (pipeline->key == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a replay of pipeline \"%s\" would append its rows a second time", pipeline->name),
+				 errdetail("Nothing in target %s tells which rows a change has written.", elt_target_name(pipeline)),
+				 errhint("Add a column change_id (bigint) to the target and to the transform, or a primary key whose columns the pipeline writes.")));
+	elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
+	elt_target_require_right(pipeline, ACL_UPDATE, "UPDATE");
+
+	old = MemoryContextSwitchTo(replay->context);
+	replay->key = NIL;
+	foreach(lc, pipeline->key)
+		replay->key = lappend(replay->key, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+lists_all(List *names, List *wanted)
+{
+	ListCell   *lc,
+			   *cell;
+
+	foreach(lc, wanted)
+	{
+		bool		found = false;
+
+		foreach(cell, names)
+			found = found || strcmp(lfirst(cell), lfirst(lc)) == 0;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static bool
+has_index_on(Oid table, AttrNumber attnum)
+{
+	Relation	relation = table_open(table, AccessShareLock);
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(relation))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		found = found || index->rd_index->indkey.values[0] == attnum;
+		index_close(index, NoLock);
+	}
+	table_close(relation, NoLock);
+	return found;
+}
+
+void
+elt_replay_step(EltReplay *replay)
+{
+	elt_replay_load(replay);
+	if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
+		scan(replay);
+	else
+		apply(replay);
+}
+
+/* ---- scan ---- */
+
+static void
+scan(EltReplay *replay)
+{
+	EltReplayRun *run = &replay->run;
+	MemoryContext old;
+
+	if (replay->newest == NULL)
+	{
+		int			lanes = elt_checkpoint_positions(run->pipeline_id, replay->positions);
+
+		MemoryContextReset(replay->group);
+		old = MemoryContextSwitchTo(replay->group);
+		replay->newest = elt_newest_create();
+		replay->carried = NULL;
+		MemoryContextSwitchTo(old);
+		replay->truncated_at = 0;
+		replay->scanned = Max(run->range.from_change - 1, 0);
+		replay->scan_end = 0;
+		for (int lane = 0; lane < lanes; lane++)
+			replay->scan_end = Max(replay->scan_end, replay->positions[lane]);
+		replay->counting = run->total == 0;
+		run->phase = ELT_REPLAY_SCAN;
+	}
+	if (replay->scanned < replay->scan_end)
+	{
+		walk(replay, replay->scanned, replay->scan_end, SCAN_CHANGES);
+		return;
+	}
+
+	replay->counting = false;
+	replay->read_to = Max(run->range.from_change - 1, 0);
+	if (elt_newest_partials(replay->newest) == 0)
+		replay->read_to = Max(replay->read_to, run->position);
+	run->phase = ELT_REPLAY_APPLY;
+}
+
+/* Notes what is behind "after", and how far that goes. */
+static void
+walk(EltReplay *replay, int64 after, int64 upto, int64 max_changes)
+{
+	EltLogWalk	request = {0};
+	MemoryContext old;
+
+	request.raw = elt_pipeline_raw(replay->pipeline);
+	request.topic = elt_pipeline_topic(replay->pipeline);
+	request.after = after;
+	request.upto = upto;
+	request.max_changes = max_changes;
+	request.matches = replay->run.range.keys ? matches : NULL;
+	request.visit = visit;
+	request.arg = replay;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	replay->scanned = elt_log_walk(&request);
+	PopActiveSnapshot();
+
+	old = MemoryContextSwitchTo(replay->group);
+	while (elt_newest_is_full(replay->newest) && replay->run.lane_end - replay->run.lane_from > 1)
+	{
+		replay->run.lane_end -= (replay->run.lane_end - replay->run.lane_from) / 2;
+		elt_newest_drop_lanes(replay->newest, replay->pipeline->lanes, replay->run.lane_end);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+matches(void *arg, Datum key)
+{
+	return elt_replay_range_matches_key(&((EltReplay *) arg)->run.range, key);
+}
+
+static void
+visit(void *arg, const EltLogRow *row)
+{
+	EltReplay  *replay = arg;
+	EltReplayRun *run = &replay->run;
+	int			lane = row->key_hash & (replay->pipeline->lanes - 1);
+	bool		wanted = row->matches && elt_replay_range_contains(&run->range, row);
+
+	/* a truncate is settled by all lanes at once */
+	if (row->op == ELT_OP_TRUNCATE)
+	{
+		if (replay->options.apply_truncate && row->change_id <= replay->positions[run->lane_from])
+			replay->truncated_at = Max(replay->truncated_at, row->change_id);
+		return;
+	}
+	if (row->change_id > replay->positions[lane])
+		return;
+	if (wanted && replay->counting)
+		run->total++;
+	if (lane >= run->lane_from && lane < run->lane_end && !replay->forget &&
+		!(row->op == ELT_OP_DELETE && ignores_deletes(replay)))
+		elt_newest_note(replay->newest, row, !wanted);
+}
+
+/* A delete that is not applied leaves the image before it in the target. */
+static bool
+ignores_deletes(const EltReplay *replay)
+{
+	return !replay->options.apply_deletes || (replay->pipeline->append && replay->pipeline->transform == NULL);
+}
+
+/* ---- apply ---- */
+
+static void
+apply(EltReplay *replay)
+{
+	EltReplayRun *run = &replay->run;
+	EltPipeline *pipeline = replay->pipeline;
+	EltWork    *work = palloc0(sizeof(EltWork));
+	int64		positions[ELT_MAX_LANES] = {0};
+	int64		end = 0;
+	EltLogWindow *window;
+	EltLogRow **rows;
+	int			nrows;
+	Fate	   *fates;
+
+	elt_checkpoint_hold(pipeline->pipeline_id, run->lane_from, run->lane_end, positions);
+	LockRelationOid(pipeline->target, RowExclusiveLock);
+	elt_target_check(pipeline);
+	work->pipeline = pipeline;
+	work->options = replay->options;
+	if (!elt_pipeline_status(pipeline, &work->status))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist any more", pipeline->name),
+				 errhint("It was dropped while it was replayed.")));
+	note_progress_of_lanes(replay, positions);
+	for (int lane = run->lane_from; lane < run->lane_end; lane++)
+		end = Max(end, positions[lane]);
+	end = Min(end, run->range.to_change);
+	if (replay->read_to >= end)
+	{
+		end_group(replay);
+		return;
+	}
+
+	window = read_window(replay, end);
+	work->after = replay->read_to;
+	work->window = window;
+	if (window->barrier != NULL && window->position == replay->read_to)
+		window->position = window->barrier->change_id;
+	rows = window->rows;
+	nrows = window->nrows;
+	fates = palloc0(Max(nrows, 1) * sizeof(Fate));
+	window->rows = palloc(Max(nrows, 1) * sizeof(EltLogRow *));
+	if (nrows > 0)
+		memcpy(window->rows, rows, nrows * sizeof(EltLogRow *));
+	choose(replay, work, fates);
+
+	if (replay->forget && window->nrows > 0)
+	{
+		ErrorData  *error = elt_isolate_try(work, forget_rows);
+
+		if (error != NULL)
+			ReThrowError(error);
+	}
+	if (window->nrows > 0 && !elt_isolate_apply(work))
+		ReThrowError(work->error);
+	end = window->position;
+	if (work->settled < window->nrows)
+	{
+		/* what was forgotten must not stay so between two batches */
+		if (replay->forget)
+		{
+			replay->max_changes = work->settled;
+			replay->take_back = true;
+			return;
+		}
+		end = window->rows[work->settled - 1]->change_id;
+	}
+	replay->max_changes = Min(2 * (int64) replay->max_changes, PG_INT32_MAX / 2);
+	replay->backlog = elt_log_tail(work->status.raw) > positions[run->lane_from];
+	count(replay, work, rows, nrows, fates, end);
+	replay->read_to = end;
+	run->position = Max(run->position, end);
+}
+
+/* These lanes are done: the next ones, or the end. */
+static void
+end_group(EltReplay *replay)
+{
+	EltReplayRun *run = &replay->run;
+
+	if (run->lane_end < replay->pipeline->lanes)
+	{
+		run->lane_from = run->lane_end;
+		run->lane_end = replay->pipeline->lanes;
+		run->position = Max(run->range.from_change - 1, 0);
+		run->phase = ELT_REPLAY_SCAN;
+		replay->newest = NULL;
+	}
+	else
+		replay->finished = true;
+}
+
+/* What the workers have settled since the last look is newer than what was noted. */
+static void
+note_progress_of_lanes(EltReplay *replay, const int64 *positions)
+{
+	int64		after = PG_INT64_MAX;
+	int64		upto = 0;
+
+	for (int lane = replay->run.lane_from; lane < replay->run.lane_end; lane++)
+	{
+		if (positions[lane] > replay->positions[lane])
+		{
+			after = Min(after, replay->positions[lane]);
+			upto = Max(upto, positions[lane]);
+			replay->positions[lane] = positions[lane];
+		}
+	}
+	if (upto > after)
+		walk(replay, after, upto, PG_INT64_MAX);
+}
+
+static EltLogWindow *
+read_window(EltReplay *replay, int64 upto)
+{
+	EltReplayRun *run = &replay->run;
+	bool		lanes[ELT_MAX_LANES] = {false};
+	int			max_changes = replay->options.batch_changes ? replay->options.batch_changes : elt_batch_changes;
+	EltLogRequest request = {0};
+	EltLogWindow *window;
+
+	if (run->rate > 0)
+		max_changes = Min(max_changes, Max(run->rate / PACED_PARTS, 1));
+	if (replay->max_changes > 0)
+		max_changes = Min(max_changes, replay->max_changes);
+	for (int lane = run->lane_from; lane < run->lane_end; lane++)
+		lanes[lane] = true;
+	request.raw = elt_pipeline_raw(replay->pipeline);
+	request.topic = elt_pipeline_topic(replay->pipeline);
+	request.after = replay->read_to;
+	request.upto = upto;
+	request.lanes = lanes;
+	request.nlanes = replay->pipeline->lanes;
+	request.max_changes = max_changes;
+	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
+	request.one_schema_version = (replay->pipeline->transform == NULL);
+
+	/* newer than the lock on the lanes */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	window = elt_log_read(&request);
+	PopActiveSnapshot();
+	return window;
+}
+
+/* Says what is to become of each row of the window, and leaves those that are to be applied in it. */
+static void
+choose(EltReplay *replay, EltWork *work, Fate *fates)
+{
+	EltReplayRun *run = &replay->run;
+	EltLogWindow *window = work->window;
+	EltLogRow **rows = window->rows;
+	int			nrows = window->nrows;
+	EltLogRow **candidates = palloc(Max(nrows, 1) * sizeof(EltLogRow *));
+	bool	   *holds = palloc0(Max(nrows, 1) * sizeof(bool));
+	int			ncandidates = 0;
+	int			candidate = 0;
+	int			nchosen = 0;
+
+	for (int i = 0; i < nrows; i++)
+	{
+		EltLogRow  *row = rows[i];
+
+		if (row->change_id <= run->position ||
+			row->change_id > replay->positions[row->key_hash & (replay->pipeline->lanes - 1)] ||
+			!elt_replay_range_contains(&run->range, row) ||
+			!elt_replay_range_matches_key(&run->range, row->key))
+			continue;
+		fates[i] = FATE_PASSED;
+		candidates[ncandidates++] = row;
+	}
+	for (int i = 0; i < ncandidates; i++)
+		holds[i] = (run->range.filter == NULL);
+	if (run->range.filter != NULL && ncandidates > 0)
+		elt_runner_filter(replay->pipeline, run->range.filter, window->desc, candidates, ncandidates, holds);
+
+	for (int i = 0; i < nrows; i++)
+	{
+		bool		partial;
+		bool		superseded = is_superseded(replay, rows[i], &partial);
+
+		if (fates[i] == FATE_PASSED && holds[candidate++])
+			fates[i] = superseded ? FATE_SUPERSEDED : FATE_CHOSEN;
+		if (partial && superseded)
+			carry(replay, rows[i]);
+		else if (partial && fates[i] == FATE_CHOSEN)
+			rows[i] = complete(replay, window->desc, rows[i]);
+	}
+	if (work->status.unresolved)
+		skip_unresolved(replay, work, fates);
+
+	for (int i = 0; i < nrows; i++)
+	{
+		if (fates[i] == FATE_CHOSEN)
+			rows[nchosen++] = rows[i];
+	}
+	window->nrows = nchosen;
+}
+
+/* *partial: the newest change of the key lacks columns that earlier images have. */
+static bool
+is_superseded(EltReplay *replay, const EltLogRow *row, bool *partial)
+{
+	bool		later;
+
+	*partial = false;
+	if (row->change_id < replay->truncated_at)
+		return true;
+	if (replay->forget)
+		return false;
+	later = elt_newest_has_later(replay->newest, row, partial);
+	*partial = *partial && replay->pipeline->transform == NULL;
+	return later;
+}
+
+/* Changes that are quarantined, and those of their keys, are left alone. */
+static void
+skip_unresolved(EltReplay *replay, const EltWork *work, Fate *fates)
+{
+	EltLogWindow *window = work->window;
+	EltLogRow **chosen = palloc(Max(window->nrows, 1) * sizeof(EltLogRow *));
+	int			nchosen = 0;
+	int64	   *unresolved = NULL;
+	int			nunresolved = 0;
+	EltBlockedKeys *blocked = elt_blocked_keys_create();
+
+	for (int i = 0; i < window->nrows; i++)
+	{
+		if (fates[i] == FATE_CHOSEN)
+			chosen[nchosen++] = window->rows[i];
+	}
+	if (nchosen == 0)
+		return;
+	if (replay->pipeline->ordering == 's')
+		elt_blocked_keys_load(blocked, replay->pipeline->pipeline_id, chosen, nchosen);
+	else
+	{
+		unresolved = elt_quarantine_unresolved(replay->pipeline->pipeline_id, chosen, nchosen, &nunresolved);
+		qsort(unresolved, nunresolved, sizeof(int64), compare_int64);
+	}
+	for (int i = 0; i < window->nrows; i++)
+	{
+		if (fates[i] == FATE_CHOSEN &&
+			(elt_blocked_keys_contain(blocked, window->rows[i]) ||
+			 (nunresolved > 0 &&
+			  bsearch(&window->rows[i]->change_id, unresolved, nunresolved, sizeof(int64), compare_int64) != NULL)))
+			fates[i] = FATE_SKIPPED;
+	}
+}
+
+static int
+compare_int64(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return (left > right) - (left < right);
+}
+
+static void
+forget_rows(EltWork *work)
+{
+	elt_runner_forget(work->pipeline, work->window->desc, work->window->rows, work->window->nrows);
+}
+
+/* Adds up what became of the rows up to "end". */
+static void
+count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const Fate *fates, int64 end)
+{
+	EltReplayCounts *counts = &replay->run.counts;
+	int64		selected = 0;
+
+	replay->tried += work->settled;
+	replay->failed += work->quarantined;
+	if (!replay->run.dry_run && replay->tried >= BREAKER_CHANGES && replay->failed * 20 > replay->tried)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replay %lld of pipeline \"%s\" is stopped: %lld of %lld changes failed",
+						(long long) replay->run.run_id, replay->pipeline->name,
+						(long long) replay->failed, (long long) replay->tried),
+				 errdetail("So many do not fail for reasons of their own."),
+				 errhint("See elt.quarantine, mend the transform or the target, and CALL elt.replay anew; with dry_run it only counts.")));
+
+	for (int i = 0; i < nrows && rows[i]->change_id <= end; i++)
+	{
+		if (fates[i] == FATE_NONE)
+			continue;
+		counts->done++;
+		if (fates[i] == FATE_PASSED)
+			continue;
+		selected++;
+		if (fates[i] == FATE_SUPERSEDED)
+			counts->superseded++;
+		else if (fates[i] == FATE_SKIPPED)
+			counts->skipped++;
+	}
+	counts->selected += selected;
+	counts->applied += work->written;
+	counts->quarantined += work->quarantined;
+	counts->skipped += work->parked;
+	replay->paced += selected;
+}
+
+/* ---- images that later, partial ones need ---- */
+
+/*
+ * Only the change_ids are kept, from the last whole image on: the images
+ * themselves may be many and large.
+ */
+static void
+carry(EltReplay *replay, const EltLogRow *row)
+{
+	CarriedKey	key = carried_key(row);
+	Carried    *entry;
+	MemoryContext old = MemoryContextSwitchTo(replay->group);
+	bool		found;
+
+	if (replay->carried == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(CarriedKey);
+		ctl.entrysize = sizeof(Carried);
+		ctl.hcxt = replay->group;
+		replay->carried = hash_create("elt carried images", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	entry = hash_search(replay->carried, &key, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->size = 2;
+		entry->count = 0;
+		entry->change_ids = palloc(entry->size * sizeof(int64));
+	}
+
+	/* a batch that was taken back comes again */
+	if (entry->count == 0 || entry->change_ids[entry->count - 1] < row->change_id)
+	{
+		if (row->unchanged == 0)
+			entry->count = 0;
+		if (entry->count == entry->size)
+		{
+			entry->size *= 2;
+			entry->change_ids = repalloc_huge(entry->change_ids, entry->size * sizeof(int64));
+		}
+		entry->change_ids[entry->count++] = row->change_id;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* The row with what it lacks from the images before it, as far as they have it. */
+static EltLogRow *
+complete(EltReplay *replay, TupleDesc desc, EltLogRow *row)
+{
+	CarriedKey	key = carried_key(row);
+	Carried    *entry = replay->carried ? hash_search(replay->carried, &key, HASH_FIND, NULL) : NULL;
+	EltLogRow **rows;
+	int			nrows = 0;
+
+	if (row->unchanged == 0 || entry == NULL)
+		return row;
+	rows = palloc((entry->count + 1) * sizeof(EltLogRow *));
+	for (int i = 0; i < entry->count; i++)
+	{
+		EltLogWindow *window = read_one(replay, entry->change_ids[i], row->key_hash);
+
+		if (window->nrows == 1)
+			rows[nrows++] = window->rows[0];
+	}
+	rows[nrows++] = row;
+	(void) elt_collapse(desc, rows, nrows, rows);
+	return rows[0];
+}
+
+static EltLogWindow *
+read_one(EltReplay *replay, int64 change_id, int32 key_hash)
+{
+	bool		lanes[ELT_MAX_LANES] = {false};
+	EltLogRequest request = {0};
+	EltLogWindow *window;
+
+	lanes[key_hash & (replay->pipeline->lanes - 1)] = true;
+	request.raw = elt_pipeline_raw(replay->pipeline);
+	request.topic = elt_pipeline_topic(replay->pipeline);
+	request.after = change_id - 1;
+	request.upto = change_id;
+	request.lanes = lanes;
+	request.nlanes = replay->pipeline->lanes;
+	request.max_changes = 1;
+	request.max_bytes = 1;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	window = elt_log_read(&request);
+	PopActiveSnapshot();
+	return window;
+}
+
+static CarriedKey
+carried_key(const EltLogRow *row)
+{
+	CarriedKey	key;
+
+	key.fingerprint = elt_log_key_fingerprint(row->key);
+	key.key_hash = row->key_hash;
+	return key;
+}
