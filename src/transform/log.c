@@ -306,6 +306,8 @@ elt_log_count(Oid raw, const char *topic, int64 after)
 	}
 	scan_end(scan);
 	return count;
+}
+
 int64
 elt_log_walk(const EltLogWalk *walk)
 {

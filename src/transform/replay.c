@@ -69,7 +69,7 @@ static void commit(EltReplay *replay);
 static ErrorData *attempt(EltReplay *replay, void (*action) (EltReplay *replay), bool keep);
 static void save(EltReplay *replay);
 static void finish(EltReplay *replay);
-static bool is_transient(const ErrorData *error);
+static bool is_transient(const EltPipeline *pipeline, const ErrorData *error);
 static void fail(EltReplay *replay, ErrorData *error) pg_attribute_noreturn();
 static void wait_between(EltReplay *replay);
 static void check_expression(const char *filter);
@@ -304,7 +304,7 @@ run(EltReplay *replay)
 		begin_transaction();
 		replay->backlog = false;
 		error = attempt(replay, elt_replay_step, !replay->run.dry_run);
-		if (error != NULL && retries < MAX_RETRIES && is_transient(error))
+		if (error != NULL && retries < MAX_RETRIES && is_transient(replay->pipeline, error))
 		{
 			SPI_rollback();
 			due_ms = 1 + (long) pg_prng_uint64_range(&pg_global_prng_state, 0,
@@ -428,10 +428,10 @@ finish(EltReplay *replay)
 
 /* Of the errors that end a batch, those that may be gone the next time. */
 static bool
-is_transient(const ErrorData *error)
+is_transient(const EltPipeline *pipeline, const ErrorData *error)
 {
 	return error->sqlerrcode != ERRCODE_QUERY_CANCELED &&
-		strcmp(elt_error_class(error->sqlerrcode), "transient") == 0;
+		strcmp(elt_error_class(pipeline, error->sqlerrcode), "transient") == 0;
 }
 
 /* The run is noted as failed, and the error goes on to the caller. */
