@@ -52,7 +52,7 @@ DROP TRIGGER tired ON qe_dw;
 -- a target's trigger may not call it
 CREATE OR REPLACE FUNCTION qe_tired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM elt.replay_quarantine('qe'); RETURN NEW; END $$;
 CREATE TRIGGER tired BEFORE INSERT ON qe_dw FOR EACH ROW EXECUTE FUNCTION qe_tired();
-SELECT outcome, error FROM elt.replay_quarantine('qe');
+SELECT * FROM qe_try($$SELECT elt.replay_quarantine('qe')$$);
 DROP TRIGGER tired ON qe_dw;
 
 -- others than the owner

@@ -7,6 +7,7 @@ SELECT elt.create_source('qr', ARRAY['qr_t']) > 0 AS created;
 SELECT elt.wait_for_source('qr');
 SELECT elt.create_pipeline('qr', 'qr', 'qr_t', 'qr_dw') > 0 AS created;
 INSERT INTO qr_t SELECT g, 'row ' || g, CASE WHEN g <= 5 THEN -g ELSE g END FROM generate_series(1, 10) g;
+SELECT elt.wait_for('qr');
 UPDATE qr_t SET v = 'later', n = 100 WHERE id IN (1, 6);
 UPDATE qr_t SET n = 200 WHERE id = 2;
 UPDATE qr_t SET n = -200 WHERE id = 2;
