@@ -26,6 +26,7 @@ int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
 int			elt_transform_time_limit_ms = 60000;
+int			elt_quarantine_retention_s = 30 * 86400;
 char	   *elt_local_conninfo = "";
 bool		elt_alerts = true;
 char	   *elt_alert_channel = "elt_alerts";
@@ -135,6 +136,12 @@ elt_guc_define(void)
 							&elt_transform_time_limit_ms,
 							60000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
+	DefineCustomIntVariable("elt.quarantine_retention",
+							"How long resolved rows of elt.quarantine are kept.",
+							"-1 keeps them for ever. Rows that are not resolved are always kept.",
+							&elt_quarantine_retention_s,
+							30 * 86400, -1, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("elt.local_conninfo",
 							   "How capture workers connect to their own server.",

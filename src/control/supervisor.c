@@ -27,11 +27,13 @@
 #include "catalog/pg_type.h"
 #include "control/alert.h"
 #include "control/scaler.h"
+#include "control/retention.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "transform/attempt.h"
+#include "transform/resolve.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -99,6 +101,8 @@ elt_supervisor_main(Datum main_arg)
 		one_round();
 		elt_alert_round();
 	} while (elt_worker_nap(elt_scaler_nap_ms()));
+		elt_retention_run();
+	} while (elt_worker_nap(NAP_MS));
 }
 
 /* ---- what is wanted ---- */
@@ -130,6 +134,7 @@ read_wanted(void)
 		wanted.dropped = elt_catalog_dropped_sources();
 		MemoryContextSwitchTo(old);
 		elt_scaler_configure();
+		elt_resolve_refresh();
 		wanted.generation = generation;
 		wanted.read_at = GetCurrentTimestamp();
 	}

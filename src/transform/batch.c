@@ -85,7 +85,6 @@ static EltBatchEnd run(Batch *batch, int max_lanes, int64 max_changes);
 static EltBatchEnd run_leased(Batch *batch, int64 max_changes);
 static bool may_commit(Batch *batch);
 static void lease(Batch *batch, int max_lanes);
-static void hold_target(EltWork *work);
 static void group_lanes(Batch *batch);
 static void read_window(Batch *batch, int64 max_changes);
 static EltBatchEnd pass_barrier(Batch *batch);
@@ -177,6 +176,12 @@ elt_batch_require_none(const char *pipeline)
 				 errhint("Do not call elt from transforms, or from triggers of a target.")));
 }
 
+void
+elt_batch_set_at_work(bool now)
+{
+	at_work = now;
+}
+
 /* Runs the batch to the end of its transaction, if that is its own. */
 static EltBatchEnd
 run(Batch *batch, int max_lanes, int64 max_changes)
@@ -229,7 +234,7 @@ run_leased(Batch *batch, int64 max_changes)
 		(work->own_transaction && work->status.state == 'p') ||
 		(work->own_transaction && work->status.state == 'b' && !work->status.due))
 		return ELT_BATCH_DONE;
-	error = elt_isolate_try(work, hold_target);
+	error = elt_isolate_try(work, elt_batch_hold_target);
 	if (error != NULL)
 	{
 		elt_isolate_give_up(work, error);
@@ -295,9 +300,8 @@ lease(Batch *batch, int max_lanes)
 										 batch->lanes, batch->positions);
 }
 
-/* The target can be neither dropped nor altered until the end of the transaction. */
-static void
-hold_target(EltWork *work)
+void
+elt_batch_hold_target(EltWork *work)
 {
 	int			nest_level = NewGUCNestLevel();
 

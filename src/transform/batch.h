@@ -44,4 +44,11 @@ extern EltBatchEnd elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max
 extern bool elt_batch_note_work(bool at_work);
 extern void elt_batch_require_none(const char *pipeline);
 
+/* For who applies changes beside elt_batch_run: tells whether that is going on. */
+extern void elt_batch_set_at_work(bool now);
+
+/* For elt_isolate_try: the target can be neither dropped nor altered until the end of the transaction. */
+struct EltWork;
+extern void elt_batch_hold_target(struct EltWork *work);
+
 #endif							/* ELT_BATCH_H */

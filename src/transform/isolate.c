@@ -298,6 +298,9 @@ quarantine(EltWork *work, List *failures)
 												  systemic ? "data" : failure->class,
 												  elt_runner_step(work->pipeline, failure->error)),
 						 failure->error);
+		elt_quarantine_add(work->pipeline, work->window->desc, failure->row, failure->error,
+						   systemic ? "data" : failure->class,
+						   elt_runner_step(work->pipeline, failure->error));
 		work->quarantined++;
 	}
 	return failures == NIL || !elt_breaker_trips(work, false);
