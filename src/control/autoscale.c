@@ -16,13 +16,15 @@
  * keeps them all busy, and where it was measured it goes before any estimate:
  * workers share disks and locks.
  *
- * The fewest workers that meet the need are wanted.  Up: at most doubled per
- * step, and not again before the step was measured, so that the number from
- * which on nothing is gained is seen (the ceiling) and not overshot; above the
- * upper bound of the backlog at once.  Down: to the highest number that was
- * wanted within the window (the stabilisation window of Kubernetes' and KEDA's
- * autoscalers), and not while a backlog drains.  Where workers mostly wait for
- * locks or WAL, more of them would only wait too: no step up.
+ * The fewest workers that meet the need are wanted.  Up: when the backlog is
+ * above its lower bound (below it they keep up: changes that trickle in make
+ * small batches, in which a worker looks slower than it is), at most doubled
+ * per step, and not again before the step was measured, so that the number
+ * from which on nothing is gained is seen (the ceiling) and not overshot.
+ * Above the upper bound, all that are allowed.  Down: to the highest number
+ * that was wanted within the window (the stabilisation window of Kubernetes'
+ * and KEDA's autoscalers), and not while a backlog drains.  Where workers
+ * mostly wait for locks or WAL, more of them would only wait too: no step up.
  */
 #include "postgres.h"
 
@@ -56,8 +58,8 @@ static double sampled_rate(const EltScaleState *state, int workers);
 static double total_rate(const EltScaleState *state, int workers, double now);
 static int	wants(EltScaleState *state, const EltScaleMeasure *measure, const EltScaleLimits *limits,
 				  double now, EltScaleReason *reason);
-static int	step_up(const EltScaleState *state, const EltScaleMeasure *measure, int want, double now,
-					EltScaleReason *reason);
+static int	step_up(const EltScaleState *state, const EltScaleMeasure *measure,
+					const EltScaleLimits *limits, int want, double now, EltScaleReason *reason);
 static int	step_down(const EltScaleState *state, const EltScaleMeasure *measure,
 					  const EltScaleLimits *limits, int want, double now, EltScaleReason *reason);
 static int	bound(const EltScaleState *state, const EltScaleMeasure *measure, const EltScaleLimits *limits,
@@ -110,7 +112,7 @@ elt_autoscale(EltScaleState *state, const EltScaleMeasure *measure, const EltSca
 	want = wants(state, measure, limits, now, &reason);
 	state->wanted_at[want] = now;
 	if (want > wanted)
-		wanted = step_up(state, measure, want, now, &reason);
+		wanted = step_up(state, measure, limits, want, now, &reason);
 	else if (want < wanted)
 		wanted = step_down(state, measure, limits, want, now, &reason);
 	else if (want > 0 && reason != ELT_SCALE_MAX)
@@ -284,10 +286,11 @@ wants(EltScaleState *state, const EltScaleMeasure *measure, const EltScaleLimits
 	}
 	if (state->worker_rate <= 0)
 	{
-		*reason = state->wanted > 0 ? ELT_SCALE_MEASURING : measure->due ? ELT_SCALE_RETRY : ELT_SCALE_WORK;
+		*reason = ELT_SCALE_MEASURING;
 		return Max(1, Min(state->wanted, most));
 	}
-	if (measure->backlog > limits->upper_s * total_rate(state, Max(state->wanted, 1), now))
+	if (measure->backlog > limits->upper_s * total_rate(state, Max(state->wanted, 1), now) &&
+		is_sampled(state, state->wanted, now))
 	{
 		*reason = ELT_SCALE_UPPER;
 		return most;
@@ -298,17 +301,23 @@ wants(EltScaleState *state, const EltScaleMeasure *measure, const EltScaleLimits
 		measure->due ? ELT_SCALE_RETRY : ELT_SCALE_STEADY;
 	if (want == most && state->wanted == most && total_rate(state, most, now) < state->need)
 		*reason = ELT_SCALE_MAX;
-	if (state->wanted == 0)
-		*reason = measure->due && measure->backlog <= 0 ? ELT_SCALE_RETRY : ELT_SCALE_WORK;
 	return want;
 }
 
 static int
-step_up(const EltScaleState *state, const EltScaleMeasure *measure, int want, double now,
-		EltScaleReason *reason)
+step_up(const EltScaleState *state, const EltScaleMeasure *measure, const EltScaleLimits *limits,
+		int want, double now, EltScaleReason *reason)
 {
 	if (state->wanted == 0)
-		return *reason == ELT_SCALE_UPPER ? want : 1;
+	{
+		*reason = measure->due && measure->backlog <= 0 ? ELT_SCALE_RETRY : ELT_SCALE_WORK;
+		return 1;
+	}
+	if (measure->backlog <= limits->lower_s * total_rate(state, state->wanted, now))
+	{
+		*reason = ELT_SCALE_STEADY; /* they keep up */
+		return state->wanted;
+	}
 	if (state->waiting_share >= WAITING_SHARE && measure->running >= state->wanted)
 	{
 		*reason = ELT_SCALE_LOCKS;
@@ -321,7 +330,7 @@ step_up(const EltScaleState *state, const EltScaleMeasure *measure, int want, do
 	}
 	if (*reason == ELT_SCALE_UPPER)
 		return want;
-	if (measure->running < state->wanted || (measure->backlog > 0 && !is_sampled(state, state->wanted, now)))
+	if (measure->running < state->wanted || !is_sampled(state, state->wanted, now))
 	{
 		*reason = ELT_SCALE_MEASURING;
 		return state->wanted;

@@ -77,6 +77,21 @@ AS $$
 	LEFT JOIN elt.workers() w ON w.kind = 'supervisor' AND w.state <> 'ended'
 		AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())
 	UNION ALL
+	SELECT 'workers', b.min <= b.max AND p.reason IS DISTINCT FROM 'no_process', 'warning',
+		   format('%s transform worker(s) wanted (%s); from %s to %s, autoscale is %s',
+				  p.wanted, p.reason, least(b.min, b.max), b.max, p.mode),
+		   CASE WHEN b.min > b.max THEN
+				format('The least number of workers, %s, is above the greatest, %s, which applies: '
+					   'set elt.min_workers and elt.max_workers, or elt.set_worker_bounds().', b.min, b.max)
+				WHEN p.reason = 'no_process' THEN
+				format('More are wanted, but the server has no background worker to spare. Put this line into postgresql.conf '
+					   'and restart the server: max_worker_processes = %s', setting.processes + p.max_workers) END
+	FROM setting, elt.pool_status() p,
+		 (SELECT coalesce(w.min_workers, current_setting('elt.min_workers', true)::int) AS min,
+				 coalesce(w.max_workers, current_setting('elt.max_workers', true)::int) AS max
+		  FROM (SELECT 1) one LEFT JOIN elt.worker_bounds w ON true) b
+	WHERE p.wanted IS NOT NULL
+	UNION ALL
 	SELECT format('source %s', s.source), s.state IN ('streaming', 'snapshot'),
 		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
 		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END),

@@ -75,7 +75,7 @@ poll_ok($node, q{SELECT state = 'error' AND last_error ~ 'replication slots are 
 	'after a reload it goes on by itself, and the slot is missing');
 $node->safe_psql('postgres', "SELECT pg_drop_replication_slot('taken' || i) FROM generate_series(1, 2) i");
 $node->append_conf('postgresql.conf', join("\n", 'max_worker_processes = 16', 'max_wal_senders = 10',
-		'max_replication_slots = 10', 'elt.max_workers = 2', ''));
+		'max_replication_slots = 10', 'elt.max_workers = 2', 'elt.autoscale = off', ''));
 $node->restart;
 poll_ok($node, q{SELECT state = 'streaming' FROM elt.stat_sources}, 'with all that is needed it streams');
 is($node->safe_psql('postgres', q{SELECT string_agg("check", ',') FROM elt.health() WHERE NOT ok}), '', 'and is healthy');
