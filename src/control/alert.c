@@ -44,7 +44,7 @@
 #include "utils/timestamp.h"
 
 #define QUIET_MS			10000	/* between evaluations without a reason */
-#define PAUSE_MS			200		/* between evaluations, whatever happens */
+#define PAUSE_MS			200 /* between evaluations, whatever happens */
 #define ROUND_LIMIT_MS		10000	/* for statements of elt's own */
 #define MAX_PAUSE_MS		60000	/* after errors */
 #define MAX_RULE_PAUSE_MS	300000
@@ -80,7 +80,8 @@ static struct
 	List	   *rules;			/* of AlertRule */
 	uint64		generation;		/* when they were read */
 	bool		loaded;
-	bool		moved;			/* something happened since the last evaluation */
+	bool		moved;			/* something happened since the last
+								 * evaluation */
 	uint32		workers;		/* what the workers looked like */
 	uint64		failed_batches;
 	int64		unresolved;		/* alerts that are not over or not told so */
@@ -127,7 +128,7 @@ elt_alert_round(void)
 		evaluate(now);
 		if (alerts.errors > 0)
 			ereport(LOG, (errmsg("alert rules are evaluated again")));
-		alerts.errors = 0;
+		alerts.		errors = 0;
 	}
 	PG_CATCH();
 	{
@@ -143,9 +144,10 @@ elt_alert_round(void)
 			ereport(LOG,
 					(errmsg("could not evaluate alert rules: %s", error->message),
 					 errhint("This is tried again, less often each time. SELECT elt.evaluate_alerts() shows the error in full.")));
-		alerts.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  Min(MAX_PAUSE_MS, 1000 << Min(alerts.errors, 6)));
-		alerts.moved = true;
+		alerts.		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														   Min(MAX_PAUSE_MS, 1000 << Min(alerts.errors, 6)));
+		alerts.		moved = true;
+
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
@@ -162,13 +164,14 @@ is_due(TimestampTz now)
 
 	if (!alerts.loaded || alerts.generation != generation || alerts.failed_batches != failed_batches ||
 		alerts.workers != workers)
-		alerts.moved = true;
-	alerts.failed_batches = failed_batches;
-	alerts.workers = workers;
+		alerts.		moved = true;
+	alerts.		failed_batches = failed_batches;
+	alerts.		workers = workers;
+
 	if (alerts.generation != generation)
 	{
-		alerts.generation = generation;
-		alerts.loaded = false;
+		alerts.		generation = generation;
+		alerts.		loaded = false;
 	}
 	/* a clock that was set back is no reason to wait */
 	if (now >= alerts.evaluated_at && !TimestampDifferenceExceeds(alerts.evaluated_at, now, PAUSE_MS))
@@ -213,8 +216,9 @@ evaluate(TimestampTz now)
 
 	if (!begin("evaluating alert rules"))
 		return;
-	alerts.moved = false;
-	alerts.evaluated_at = now;
+	alerts.		moved = false;
+	alerts.		evaluated_at = now;
+
 	arm(ROUND_LIMIT_MS);
 	if (!alerts.loaded)
 		load_rules();
@@ -307,9 +311,9 @@ load_rules(void)
 
 	if (alerts.context != NULL)
 		MemoryContextDelete(alerts.context);
-	alerts.context = context;
-	alerts.rules = rules;
-	alerts.loaded = true;
+	alerts.		context = context;
+	alerts.		rules = rules;
+	alerts.		loaded = true;
 }
 
 /*
@@ -332,14 +336,17 @@ evaluate_shipped(TimestampTz at, bool all)
 	{
 		AlertRule  *rule = lfirst(cell);
 
-		/* what follows events is due with them; its interval is the supervisor's nap */
+		/*
+		 * what follows events is due with them; its interval is the
+		 * supervisor's nap
+		 */
 		if (rule->query != NULL ||
 			(!all && rule->due_at > at && rule->interval_ms >= QUIET_MS))
 			continue;
 		rule->due_at = TimestampTzPlusMilliseconds(at, rule->interval_ms);
 		names[count++] = CStringGetTextDatum(rule->name);
 	}
-	alerts.quiet_until = TimestampTzPlusMilliseconds(at, QUIET_MS);
+	alerts.		quiet_until = TimestampTzPlusMilliseconds(at, QUIET_MS);
 
 	values[0] = PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
 	values[1] = CStringGetTextDatum(worker_samples(at));
@@ -355,7 +362,8 @@ evaluate_shipped(TimestampTz at, bool all)
 static void
 note_result(bool *due)
 {
-	alerts.unresolved = elt_spi_int64(0, 1);
+	alerts.		unresolved = elt_spi_int64(0, 1);
+
 	*due = elt_spi_bool(0, 2);
 }
 
@@ -464,19 +472,20 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 		worker = palloc0(sizeof(WorkerFailures));
 		worker->kind = kind;
 		strlcpy(worker->name, name, sizeof(worker->name));
-		alerts.crashes = lappend(alerts.crashes, worker);
+		alerts.		crashes = lappend(alerts.crashes, worker);
+
 		MemoryContextSwitchTo(old);
 	}
 	worker->at[worker->next] = GetCurrentTimestamp();
 	worker->next = (worker->next + 1) % CRASHES_KEPT;
-	alerts.moved = true;
+	alerts.		moved = true;
 }
 
 void
 elt_alert_note_no_room(void)
 {
-	alerts.no_room_at = GetCurrentTimestamp();
-	alerts.moved = true;
+	alerts.		no_room_at = GetCurrentTimestamp();
+	alerts.		moved = true;
 }
 
 /* The samples of the rules about workers, as a JSON array. */
@@ -499,7 +508,8 @@ worker_samples(TimestampTz at)
 			count += worker->at[i] != 0 && !TimestampDifferenceExceeds(worker->at[i], at, CRASH_WINDOW_MS);
 		if (count == 0)
 		{
-			alerts.crashes = foreach_delete_current(alerts.crashes, cell);
+			alerts.		crashes = foreach_delete_current(alerts.crashes, cell);
+
 			pfree(worker);
 			continue;
 		}
@@ -537,7 +547,8 @@ notify(TimestampTz now)
 	EltSpi		spi;
 
 	/* if this fails or the server cannot take it, not at once again */
-	alerts.notify_retry_at = TimestampTzPlusMilliseconds(now, QUIET_MS);
+	alerts.		notify_retry_at = TimestampTzPlusMilliseconds(now, QUIET_MS);
+
 	if (!begin("sending notifications"))
 		return;
 	arm(ROUND_LIMIT_MS);
@@ -554,9 +565,10 @@ notify(TimestampTz now)
 				(errmsg("alerts wait because the server's notification queue is too full"),
 				 errhint("A session that listens in a long transaction keeps the queue from being emptied; "
 						 "elt.alerts has what waits.")));
-	alerts.queue_full = full;
+	alerts.		queue_full = full;
+
 	if (!full)
-		alerts.notify_retry_at = 0;
+		alerts.		notify_retry_at = 0;
 }
 
 /* ---- time limits ---- */

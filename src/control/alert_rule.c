@@ -153,7 +153,10 @@ put_rule(FunctionCallInfo fcinfo, bool create)
 	if (!PG_ARGISNULL(1))
 		check_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 
-	/* $1 who calls, $2.. as they were passed, then the search_path and what to do */
+	/*
+	 * $1 who calls, $2.. as they were passed, then the search_path and what
+	 * to do
+	 */
 	values[0] = ObjectIdGetDatum(GetUserId());
 	for (int i = 0; i < 12; i++)
 	{
