@@ -136,6 +136,7 @@ elt_guc_define(void)
 							&elt_transform_time_limit_ms,
 							60000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.quarantine_retention",
 							"How long resolved rows of elt.quarantine are kept.",
 							"-1 keeps them for ever. Rows that are not resolved are always kept.",

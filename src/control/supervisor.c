@@ -26,8 +26,8 @@
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "control/alert.h"
-#include "control/scaler.h"
 #include "control/retention.h"
+#include "control/scaler.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "miscadmin.h"
@@ -100,9 +100,8 @@ elt_supervisor_main(Datum main_arg)
 		}
 		one_round();
 		elt_alert_round();
-	} while (elt_worker_nap(elt_scaler_nap_ms()));
 		elt_retention_run();
-	} while (elt_worker_nap(NAP_MS));
+	} while (elt_worker_nap(elt_scaler_nap_ms()));
 }
 
 /* ---- what is wanted ---- */

@@ -294,13 +294,10 @@ quarantine(EltWork *work, List *failures)
 			work->error_class = failure->class;
 			return false;
 		}
-		elt_breaker_note(work, elt_quarantine_add(work->pipeline, failure->row, failure->error,
+		elt_breaker_note(work, elt_quarantine_add(work->pipeline, work->window->desc, failure->row, failure->error,
 												  systemic ? "data" : failure->class,
 												  elt_runner_step(work->pipeline, failure->error)),
 						 failure->error);
-		elt_quarantine_add(work->pipeline, work->window->desc, failure->row, failure->error,
-						   systemic ? "data" : failure->class,
-						   elt_runner_step(work->pipeline, failure->error));
 		work->quarantined++;
 	}
 	return failures == NIL || !elt_breaker_trips(work, false);

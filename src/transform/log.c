@@ -349,6 +349,8 @@ elt_log_key_fingerprint(Datum key)
 	if (value != stored)
 		pfree(value);
 	return fingerprint;
+}
+
 /* What elt_log_fetch looks for. */
 typedef struct Wanted
 {
@@ -668,7 +670,6 @@ add_row(LogScan *scan)
 	}
 	if (scan->walk != NULL)
 		look_at_key(scan, row);
-	if (scan->lanes != NULL && scan->lanes[row->key_hash & (scan->nlanes - 1)])
 	if ((scan->lanes != NULL && scan->lanes[row->key_hash & (scan->nlanes - 1)]) ||
 		(scan->wanted != NULL && scan->wanted(row, scan->wanted_arg)))
 	{

@@ -25,16 +25,15 @@ typedef struct EltLogRow
 	Datum		before;			/* may be out of line where after is there */
 	Datum		after;
 	Datum		unchanged;
-	MinimalTuple tuple;			/* NULL: not of the lanes that were asked for */
+	MinimalTuple tuple;			/* NULL: not one that was asked for */
+	int64		quarantine_id;	/* comes from elt.quarantine; 0: from the log */
+	bool		failed;			/* was quarantined, or stays so */
 
 	/* set by elt_log_walk only, which gives neither values nor tuple */
 	uint64		fingerprint;	/* of the key; see elt_log_key_fingerprint */
 	bool		has_key;
 	bool		partial;		/* "unchanged" names columns */
 	bool		matches;
-	MinimalTuple tuple;			/* NULL: not one that was asked for */
-	int64		quarantine_id;	/* comes from elt.quarantine; 0: from the log */
-	bool		failed;			/* was quarantined, or stays so */
 } EltLogRow;
 
 typedef struct EltLogRequest

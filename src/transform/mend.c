@@ -18,6 +18,7 @@
 #include "control/registry.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "transform/pipeline.h"
 #include "transform/batch.h"
 #include "transform/resolve.h"
 #include "transform/transform_catalog.h"

@@ -32,17 +32,6 @@ PG_FUNCTION_INFO_V1(elt_resume_pipeline);
 PG_FUNCTION_INFO_V1(elt_transform);
 PG_FUNCTION_INFO_V1(elt_pipeline_backlog);
 
-
-static bool read_mode(const char *mode);
-static char read_ordering(const char *ordering);
-static char *find_relation(const EltSource *source, const char *relation);
-static bool relation_is_known(const EltSource *source, const char *relation, char **known);
-static List *read_key(Datum key);
-static void warn_of_target_owner(const EltPipeline *pipeline);
-static void check_key(EltPipeline *pipeline);
-static char *read_transform(const char *text);
-static List *source_columns(const EltSource *source, const char *relation);
-static int64 store(const EltPipeline *pipeline, const char *mode, const char *ordering, int lanes);
 static bool may_see(const EltPipeline *pipeline);
 static double pool_rate(void);
 
@@ -75,7 +64,6 @@ elt_pause_pipeline(PG_FUNCTION_ARGS)
 				"WHERE pipeline_id = $1 AND state <> 'paused'", 1, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
-	set_state(elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "paused");
 	PG_RETURN_VOID();
 }
 
@@ -87,24 +75,6 @@ elt_resume_pipeline(PG_FUNCTION_ARGS)
 }
 
 /* The pipeline, if the caller may change it. */
-	set_state(elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "running");
-	PG_RETURN_VOID();
-}
-
-static void
-set_state(int64 pipeline_id, const char *state)
-{
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(state)};
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.pipelines SET state = $2, blocked_since = NULL, next_probe_at = NULL, probes = 0 "
-				"WHERE pipeline_id = $1 AND state <> $2", 2, types, values, NULL);
-	elt_spi_end(&spi);
-	elt_config_changed();
-}
-
 EltPipeline *
 elt_pipeline_own(const char *name)
 {

@@ -38,6 +38,7 @@
 #include "tcop/utility.h"
 #include "transform/batch.h"
 #include "transform/replay.h"
+#include "transform/pipeline.h"
 #include "transform/runner.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -61,7 +62,6 @@ static EltReplay *create_replay(void);
 static Jsonb *pack_arguments(FunctionCallInfo fcinfo);
 static void check_range(const EltReplayRun *run);
 static void check_filter(const EltReplay *replay);
-static EltPipeline *own_pipeline(const char *name);
 static void bound_range(EltReplay *replay);
 static void run(EltReplay *replay);
 static void begin_transaction(void);
@@ -88,7 +88,7 @@ elt_replay(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("elt.replay()");
 	replay = create_replay();
 	run_row = &replay->run;
-	run_row->pipeline = own_pipeline(name)->name;
+	run_row->pipeline = elt_pipeline_own(name)->name;
 	run_row->arguments = pack_arguments(fcinfo);
 	elt_replay_range_read(run_row);
 	check_range(run_row);
@@ -128,7 +128,7 @@ elt_resume_replay(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("elt.resume_replay()");
 	replay = create_replay();
 	elt_replay_run_read(PG_GETARG_INT64(0), &replay->run);
-	(void) own_pipeline(replay->run.pipeline);
+	(void) elt_pipeline_own(replay->run.pipeline);
 	if (replay->run.alive)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -168,7 +168,7 @@ elt_cancel_replay(PG_FUNCTION_ARGS)
 				 errhint("SELECT run_id, pipeline, state FROM elt.progress_replay lists the runs.")));
 	values[0] = PG_GETARG_DATUM(0);
 	elt_replay_run_read(PG_GETARG_INT64(0), &run);
-	(void) own_pipeline(run.pipeline);
+	(void) elt_pipeline_own(run.pipeline);
 	elt_spi_begin(&spi);
 	found = elt_spi_run("UPDATE elt.replay_runs SET state = 'cancelled', finished_at = clock_timestamp(), "
 						"updated_at = clock_timestamp() WHERE run_id = $1 AND state = 'running'",
@@ -256,20 +256,6 @@ check_filter(const EltReplay *replay)
 	check_expression(replay->run.range.filter);
 	elt_runner_filter(replay->pipeline, replay->run.range.filter, RelationGetDescr(raw), NULL, 0, NULL);
 	table_close(raw, NoLock);
-}
-
-static EltPipeline *
-own_pipeline(const char *name)
-{
-	EltPipeline *pipeline = elt_catalog_pipeline(name, false);
-
-	elt_batch_require_none(name);
-	if (!has_privs_of_role(GetUserId(), pipeline->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of pipeline \"%s\"", name),
-				 errhint("Its owner, members of that role, and superusers may do this.")));
-	return pipeline;
 }
 
 /* What is settled after the run began is not for it. */

@@ -75,9 +75,6 @@ extern void elt_checkpoint_hold(int64 pipeline_id, int from, int end, int64 *pos
 extern void elt_checkpoint_create(int64 pipeline_id, int lanes);
 extern int	elt_checkpoint_positions(int64 pipeline_id, int64 *positions);
 
-/* The pipeline, which the caller may change and which no batch is at work on; else raises. */
-extern EltPipeline *elt_pipeline_own(const char *name);
-
 /* "transient", "dependency", "data" or "systemic" */
 extern char *elt_error_class(const EltPipeline *pipeline, int sqlerrcode);
 
