@@ -802,12 +802,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION elt.put_ack(oid, bigint, text) IS 'internal: see ack_alert()';
 
-/* ---- internal: evaluation, under the lock that src/control/alert.c holds ---- */
+/*
+ * ---- internal: evaluation, under the lock that src/control/alert.c holds ----
+ *
+ * These run again and again over little: planning each time would cost most.
+ */
 
 /* The commonest error among a pipeline's latest failures, or one of them, and some of its records. */
 CREATE FUNCTION elt.alert_failures(pipeline_id bigint, since timestamptz, fingerprint text,
 	OUT sample_fingerprint text, OUT quarantine_ids bigint[], OUT detail text) RETURNS record
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -826,7 +830,7 @@ COMMENT ON FUNCTION elt.alert_failures(bigint, timestamptz, text) IS
 	'internal: what an alert says about the failures of a pipeline since a time';
 
 CREATE FUNCTION elt.shipped_alert_samples(rules text[], at timestamptz) RETURNS TABLE (rule text, sample jsonb)
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -933,8 +937,8 @@ COMMENT ON FUNCTION elt.shipped_alert_samples(text[], timestamptz) IS
 	'internal: the queries of the shipped rules, but for those about workers, whom the supervisor itself knows';
 
 /* Evaluates shipped rules; "workers" are the samples that the supervisor knows. */
-CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -942,12 +946,12 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', s.rule, 'sample', s.sample)), '[]') INTO samples
 	FROM elt.shipped_alert_samples(rules, at) s;
-	SELECT s.unresolved, s.due INTO unresolved, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
+	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_shipped_alerts(text[], jsonb, timestamptz) IS 'internal: one evaluation of shipped rules';
 
-CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -955,7 +959,7 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', $1, 'sample', e)), '[]') INTO samples
 	FROM jsonb_array_elements($2) e;
-	SELECT s.unresolved, s.due INTO unresolved, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
+	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'internal: stores what the query of a user''s rule returned';
 
@@ -964,8 +968,8 @@ COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'inter
  * returned.  A row that a session holds (ack_alert in an open transaction) is
  * left for the next time: nobody can hold up the supervisor.
  */
-CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -973,7 +977,7 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM elt.alerts WHERE state = 'resolved' AND told = 'firing')
 	THEN
 		DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
-		unresolved := 0;
+		moving := 0;
 		due := false;
 		RETURN;
 	END IF;
@@ -1051,16 +1055,19 @@ BEGIN
 		  FOR UPDATE OF o SKIP LOCKED) n
 	WHERE a.alert_id = n.alert_id;
 
-	unresolved := (SELECT count(*) FROM elt.alerts WHERE state <> 'resolved')
+	-- what fires, was told, and is still there needs no more than a look now and then
+	moving := (SELECT count(*) FROM elt.alerts
+				   WHERE state <> 'resolved'
+					   AND (state = 'pending' OR absent_since IS NOT NULL OR (told IS NULL AND NOT silenced)))
 		+ (SELECT count(*) FROM elt.alerts WHERE state = 'resolved' AND told = 'firing');
 	due := EXISTS (SELECT FROM elt.alert_news n WHERE n.due_at <= at);
 END $$;
 COMMENT ON FUNCTION elt.store_alert_samples(text[], jsonb, timestamptz) IS
-	'internal: moves alerts through pending, firing and resolved; says how many are open and whether there is something to tell';
+	'internal: moves alerts through pending, firing and resolved; says how many are on their way to another state, and whether there is something to tell';
 
 /* One notification as JSON; less of it, until it fits into the 7,999 bytes that NOTIFY takes. */
 CREATE FUNCTION elt.alert_payload(notification_id bigint, reason text, alert_ids bigint[], at timestamptz) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -1101,7 +1108,7 @@ COMMENT ON FUNCTION elt.alert_payload(bigint, text, bigint[], timestamptz) IS
  * marked in the same transaction.
  */
 CREATE FUNCTION elt.notify_alerts(at timestamptz) RETURNS jsonb
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
