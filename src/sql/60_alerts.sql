@@ -37,7 +37,7 @@ INSERT INTO elt.alert_rules
 	 'percent of a pipeline''s changes that failed in 5 minutes, of at least 100 (threshold: elt.error_rate_threshold)',
 	 'See elt.quarantine for the fingerprint, mend the cause, then replay what is quarantined.'),
 	('error_spike', 'warning', NULL, '0', '1 min', '1 s',
-	 'one error''s failures in the last minute: at least 10, and more than 10 times its mean per minute over the hour before',
+	 'one error''s failures in the last minute (up to 2,000): at least 10, and more than 10 times its mean per minute over the hour before',
 	 'See elt.quarantine for the fingerprint; a new error often comes with a deploy.'),
 	('pipeline_blocked', 'critical', NULL, '0', '0', '1 s',
 	 'seconds that a pipeline has been blocked by an error of its environment',
@@ -441,7 +441,8 @@ BEGIN
 	END IF;
 
 	IF 'error_spike' = ANY (rules) THEN
-		-- counted up to 10,000 a minute: a spike is what stands out, and error_rate tells the rest
+		-- the newest rows do, so that a flood costs no more than a trickle: what came
+		-- in the last minute, against the rate of the hour before as far as these reach
 		RETURN QUERY SELECT 'error_spike', jsonb_build_object('pipeline', p.name, 'source', p.source,
 				'fingerprint', m.fingerprint, 'value', m.failed) || to_jsonb(f) - 'sample_fingerprint'
 			FROM (SELECT p.pipeline_id, p.name, s.name AS source
@@ -453,16 +454,18 @@ BEGIN
 				SELECT q.fingerprint, count(*) AS failed
 				FROM (SELECT fingerprint FROM elt.quarantine
 					  WHERE pipeline_id = p.pipeline_id AND first_failed_at >= at - interval '1 min'
-					  ORDER BY first_failed_at DESC LIMIT 10000) q
+					  ORDER BY first_failed_at DESC LIMIT 2000) q
 				GROUP BY q.fingerprint HAVING count(*) >= 10 ORDER BY count(*) DESC LIMIT 20) m
 			CROSS JOIN LATERAL (
-				SELECT count(*) AS failed
-				FROM (SELECT FROM elt.quarantine
-					  WHERE pipeline_id = p.pipeline_id AND fingerprint = m.fingerprint
+				SELECT count(*) FILTER (WHERE q.fingerprint = m.fingerprint) AS failed,
+					   CASE WHEN count(*) < 5000 THEN 60
+							ELSE greatest(1, extract(epoch FROM at - min(q.first_failed_at)) / 60 - 1) END AS minutes
+				FROM (SELECT fingerprint, first_failed_at FROM elt.quarantine
+					  WHERE pipeline_id = p.pipeline_id
 						AND first_failed_at >= at - interval '61 min' AND first_failed_at < at - interval '1 min'
-					  LIMIT m.failed * 6) q) before
+					  ORDER BY first_failed_at DESC LIMIT 5000) q) before
 			CROSS JOIN LATERAL elt.alert_failures(p.pipeline_id, at - interval '1 min', m.fingerprint) f
-			WHERE before.failed < m.failed * 6;
+			WHERE m.failed > 10 * before.failed / before.minutes;
 	END IF;
 
 	IF 'pipeline_blocked' = ANY (rules) THEN

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $node = elt_node('alerts', "shared_preload_libraries = 'elt'", 'elt.max_workers = 2');
+my $node = elt_node('alerts', "shared_preload_libraries = 'elt'", 'elt.max_workers = 2', 'elt.alert_time_limit = 300ms');
 $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
 CREATE TABLE t (id int PRIMARY KEY, v int);
