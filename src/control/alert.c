@@ -34,6 +34,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -107,6 +108,7 @@ static bool begin(const char *activity);
 static bool lock(bool wait);
 static void load_rules(void);
 static bool evaluate_shipped(TimestampTz at, bool all);
+static bool is_about_workers(const AlertRule *rule);
 static char *worker_samples(TimestampTz at);
 static bool evaluate_user_rule(AlertRule *rule, TimestampTz at);
 static void note_rule_end(AlertRule *rule, const ErrorData *error);
@@ -143,6 +145,7 @@ elt_alert_round(void)
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		MemoryContextSwitchTo(caller);
+		pgstat_report_activity(STATE_IDLE, NULL);
 		if (alerts.errors++ == 0)
 			ereport(LOG,
 					(errmsg("could not evaluate alert rules: %s", error->message),
@@ -246,12 +249,15 @@ evaluate(TimestampTz now)
 		notify(now);
 }
 
-/* A transaction that holds the lock; false where somebody else evaluates. */
+/*
+ * A transaction that holds the lock; false where somebody else evaluates, or
+ * where the extension is gone, which the supervisor's main loop looks after.
+ */
 static bool
 begin(const char *activity)
 {
-	elt_worker_begin_work(activity);
-	if (lock(false))
+	elt_worker_begin(activity);
+	if (elt_worker_holds_extension() && lock(false))
 		return true;
 	elt_worker_commit();
 	return false;
@@ -344,7 +350,8 @@ evaluate_shipped(TimestampTz at, bool all)
 		 * supervisor's nap
 		 */
 		if (rule->query != NULL ||
-			(!all && rule->due_at > at && rule->interval_ms >= QUIET_MS))
+			(!all && rule->due_at > at && rule->interval_ms >= QUIET_MS) ||
+			(elt_my_slot == NULL && is_about_workers(rule)))
 			continue;
 		rule->due_at = TimestampTzPlusMilliseconds(at, rule->interval_ms);
 		names[count++] = CStringGetTextDatum(rule->name);
@@ -359,6 +366,13 @@ evaluate_shipped(TimestampTz at, bool all)
 	note_result(&due);
 	elt_spi_end(&spi);
 	return due;
+}
+
+/* Another session does not know what the supervisor knows. */
+static bool
+is_about_workers(const AlertRule *rule)
+{
+	return strcmp(rule->name, "worker_crash_loop") == 0 || strcmp(rule->name, "worker_budget_exhausted") == 0;
 }
 
 /* Reads what both kinds of evaluation return. */
