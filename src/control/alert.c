@@ -10,9 +10,9 @@
  *
  * An idle database must cost nothing.  Shipped rules that follow from events
  * (a failed change, a blocked pipeline, a worker that ended) are evaluated
- * when such an event was seen, while alerts are open, and otherwise every
- * QUIET_MS, as are the rules about ages and sizes.  A round with nothing due
- * has no transaction.
+ * when such an event was seen, while an alert is on its way from one state to
+ * the next, and otherwise every QUIET_MS, as are the rules about ages and
+ * sizes.  A round with nothing due has no transaction.
  *
  * Locking: evaluations of a database exclude each other by an advisory lock
  * that SQL cannot take, held to the end of the transaction.  Notification ids
@@ -34,6 +34,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -74,7 +75,7 @@ typedef struct WorkerFailures
 } WorkerFailures;
 
 /* What is remembered from round to round. */
-static struct
+typedef struct Evaluation
 {
 	MemoryContext context;		/* of rules */
 	List	   *rules;			/* of AlertRule */
@@ -84,7 +85,8 @@ static struct
 								 * evaluation */
 	uint32		workers;		/* what the workers looked like */
 	uint64		failed_batches;
-	int64		unresolved;		/* alerts that are not over or not told so */
+	int64		moving;			/* alerts on their way to another state, or to
+								 * be told */
 	TimestampTz evaluated_at;
 	TimestampTz quiet_until;	/* without a reason, no evaluation before */
 	TimestampTz retry_at;		/* after an error */
@@ -93,7 +95,9 @@ static struct
 	bool		queue_full;
 	TimestampTz no_room_at;
 	List	   *crashes;		/* of WorkerFailures */
-} alerts;
+} Evaluation;
+
+static Evaluation alerts;
 
 PG_FUNCTION_INFO_V1(elt_evaluate_alerts);
 
@@ -104,6 +108,7 @@ static bool begin(const char *activity);
 static bool lock(bool wait);
 static void load_rules(void);
 static bool evaluate_shipped(TimestampTz at, bool all);
+static bool is_about_workers(const AlertRule *rule);
 static char *worker_samples(TimestampTz at);
 static bool evaluate_user_rule(AlertRule *rule, TimestampTz at);
 static void note_rule_end(AlertRule *rule, const ErrorData *error);
@@ -128,7 +133,7 @@ elt_alert_round(void)
 		evaluate(now);
 		if (alerts.errors > 0)
 			ereport(LOG, (errmsg("alert rules are evaluated again")));
-		alerts.		errors = 0;
+		alerts.errors = 0;
 	}
 	PG_CATCH();
 	{
@@ -140,13 +145,14 @@ elt_alert_round(void)
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		MemoryContextSwitchTo(caller);
+		pgstat_report_activity(STATE_IDLE, NULL);
 		if (alerts.errors++ == 0)
 			ereport(LOG,
 					(errmsg("could not evaluate alert rules: %s", error->message),
 					 errhint("This is tried again, less often each time. SELECT elt.evaluate_alerts() shows the error in full.")));
-		alerts.		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														   Min(MAX_PAUSE_MS, 1000 << Min(alerts.errors, 6)));
-		alerts.		moved = true;
+		alerts.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  Min(MAX_PAUSE_MS, 1000 << Min(alerts.errors, 6)));
+		alerts.moved = true;
 
 		FreeErrorData(error);
 	}
@@ -164,19 +170,19 @@ is_due(TimestampTz now)
 
 	if (!alerts.loaded || alerts.generation != generation || alerts.failed_batches != failed_batches ||
 		alerts.workers != workers)
-		alerts.		moved = true;
-	alerts.		failed_batches = failed_batches;
-	alerts.		workers = workers;
+		alerts.moved = true;
+	alerts.failed_batches = failed_batches;
+	alerts.workers = workers;
 
 	if (alerts.generation != generation)
 	{
-		alerts.		generation = generation;
-		alerts.		loaded = false;
+		alerts.generation = generation;
+		alerts.loaded = false;
 	}
 	/* a clock that was set back is no reason to wait */
 	if (now >= alerts.evaluated_at && !TimestampDifferenceExceeds(alerts.evaluated_at, now, PAUSE_MS))
 		return false;
-	if (!alerts.loaded || alerts.moved || now < alerts.evaluated_at || alerts.unresolved > 0 || now >= alerts.quiet_until)
+	if (!alerts.loaded || alerts.moved || now < alerts.evaluated_at || alerts.moving > 0 || now >= alerts.quiet_until)
 		return true;
 	foreach(cell, alerts.rules)
 	{
@@ -216,13 +222,13 @@ evaluate(TimestampTz now)
 
 	if (!begin("evaluating alert rules"))
 		return;
-	alerts.		moved = false;
-	alerts.		evaluated_at = now;
+	alerts.moved = false;
+	alerts.evaluated_at = now;
 
 	arm(ROUND_LIMIT_MS);
 	if (!alerts.loaded)
 		load_rules();
-	if (moved || alerts.unresolved > 0 || now >= alerts.quiet_until)
+	if (moved || alerts.moving > 0 || now >= alerts.quiet_until)
 		due = evaluate_shipped(now, false);
 	disarm();
 	elt_worker_commit();
@@ -243,12 +249,15 @@ evaluate(TimestampTz now)
 		notify(now);
 }
 
-/* A transaction that holds the lock; false where somebody else evaluates. */
+/*
+ * A transaction that holds the lock; false where somebody else evaluates, or
+ * where the extension is gone, which the supervisor's main loop looks after.
+ */
 static bool
 begin(const char *activity)
 {
-	elt_worker_begin_work(activity);
-	if (lock(false))
+	elt_worker_begin(activity);
+	if (elt_worker_holds_extension() && lock(false))
 		return true;
 	elt_worker_commit();
 	return false;
@@ -311,9 +320,9 @@ load_rules(void)
 
 	if (alerts.context != NULL)
 		MemoryContextDelete(alerts.context);
-	alerts.		context = context;
-	alerts.		rules = rules;
-	alerts.		loaded = true;
+	alerts.context = context;
+	alerts.rules = rules;
+	alerts.loaded = true;
 }
 
 /*
@@ -341,28 +350,36 @@ evaluate_shipped(TimestampTz at, bool all)
 		 * supervisor's nap
 		 */
 		if (rule->query != NULL ||
-			(!all && rule->due_at > at && rule->interval_ms >= QUIET_MS))
+			(!all && rule->due_at > at && rule->interval_ms >= QUIET_MS) ||
+			(elt_my_slot == NULL && is_about_workers(rule)))
 			continue;
 		rule->due_at = TimestampTzPlusMilliseconds(at, rule->interval_ms);
 		names[count++] = CStringGetTextDatum(rule->name);
 	}
-	alerts.		quiet_until = TimestampTzPlusMilliseconds(at, QUIET_MS);
+	alerts.quiet_until = TimestampTzPlusMilliseconds(at, QUIET_MS);
 
 	values[0] = PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
 	values[1] = CStringGetTextDatum(worker_samples(at));
 	values[2] = TimestampTzGetDatum(at);
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT unresolved, due FROM elt.evaluate_shipped_alerts($1, $2::jsonb, $3)", 3, types, values, NULL);
+	elt_spi_run("SELECT moving, due FROM elt.evaluate_shipped_alerts($1, $2::jsonb, $3)", 3, types, values, NULL);
 	note_result(&due);
 	elt_spi_end(&spi);
 	return due;
+}
+
+/* Another session does not know what the supervisor knows. */
+static bool
+is_about_workers(const AlertRule *rule)
+{
+	return strcmp(rule->name, "worker_crash_loop") == 0 || strcmp(rule->name, "worker_budget_exhausted") == 0;
 }
 
 /* Reads what both kinds of evaluation return. */
 static void
 note_result(bool *due)
 {
-	alerts.		unresolved = elt_spi_int64(0, 1);
+	alerts.moving = elt_spi_int64(0, 1);
 
 	*due = elt_spi_bool(0, 2);
 }
@@ -400,7 +417,7 @@ evaluate_user_rule(AlertRule *rule, TimestampTz at)
 		values[1] = rows != NULL ? JsonbPGetDatum(rows) : DirectFunctionCall1(jsonb_in, CStringGetDatum("[]"));
 		values[2] = TimestampTzGetDatum(at);
 		elt_spi_begin(&spi);
-		elt_spi_run("SELECT unresolved, due FROM elt.evaluate_user_alerts($1, $2, $3)", 3, types, values, NULL);
+		elt_spi_run("SELECT moving, due FROM elt.evaluate_user_alerts($1, $2, $3)", 3, types, values, NULL);
 		note_result(&tell);
 		elt_spi_end(&spi);
 		due = tell;
@@ -472,20 +489,20 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 		worker = palloc0(sizeof(WorkerFailures));
 		worker->kind = kind;
 		strlcpy(worker->name, name, sizeof(worker->name));
-		alerts.		crashes = lappend(alerts.crashes, worker);
+		alerts.crashes = lappend(alerts.crashes, worker);
 
 		MemoryContextSwitchTo(old);
 	}
 	worker->at[worker->next] = GetCurrentTimestamp();
 	worker->next = (worker->next + 1) % CRASHES_KEPT;
-	alerts.		moved = true;
+	alerts.moved = true;
 }
 
 void
 elt_alert_note_no_room(void)
 {
-	alerts.		no_room_at = GetCurrentTimestamp();
-	alerts.		moved = true;
+	alerts.no_room_at = GetCurrentTimestamp();
+	alerts.moved = true;
 }
 
 /* The samples of the rules about workers, as a JSON array. */
@@ -508,7 +525,7 @@ worker_samples(TimestampTz at)
 			count += worker->at[i] != 0 && !TimestampDifferenceExceeds(worker->at[i], at, CRASH_WINDOW_MS);
 		if (count == 0)
 		{
-			alerts.		crashes = foreach_delete_current(alerts.crashes, cell);
+			alerts.crashes = foreach_delete_current(alerts.crashes, cell);
 
 			pfree(worker);
 			continue;
@@ -547,7 +564,7 @@ notify(TimestampTz now)
 	EltSpi		spi;
 
 	/* if this fails or the server cannot take it, not at once again */
-	alerts.		notify_retry_at = TimestampTzPlusMilliseconds(now, QUIET_MS);
+	alerts.notify_retry_at = TimestampTzPlusMilliseconds(now, QUIET_MS);
 
 	if (!begin("sending notifications"))
 		return;
@@ -565,10 +582,10 @@ notify(TimestampTz now)
 				(errmsg("alerts wait because the server's notification queue is too full"),
 				 errhint("A session that listens in a long transaction keeps the queue from being emptied; "
 						 "elt.alerts has what waits.")));
-	alerts.		queue_full = full;
+	alerts.queue_full = full;
 
 	if (!full)
-		alerts.		notify_retry_at = 0;
+		alerts.notify_retry_at = 0;
 }
 
 /* ---- time limits ---- */

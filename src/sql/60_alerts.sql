@@ -37,7 +37,7 @@ INSERT INTO elt.alert_rules
 	 'percent of a pipeline''s changes that failed in 5 minutes, of at least 100 (threshold: elt.error_rate_threshold)',
 	 'See elt.quarantine for the fingerprint, mend the cause, then replay what is quarantined.'),
 	('error_spike', 'warning', NULL, '0', '1 min', '1 s',
-	 'one error''s failures in the last minute: at least 10, and more than 10 times its mean per minute over the hour before',
+	 'one error''s failures in the last minute (up to 2,000): at least 10, and more than 10 times its mean per minute over the hour before',
 	 'See elt.quarantine for the fingerprint; a new error often comes with a deploy.'),
 	('pipeline_blocked', 'critical', NULL, '0', '0', '1 s',
 	 'seconds that a pipeline has been blocked by an error of its environment',
@@ -393,12 +393,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION elt.put_ack(oid, bigint, text) IS 'internal: see ack_alert()';
 
-/* ---- internal: evaluation, under the lock that src/control/alert.c holds ---- */
+/*
+ * ---- internal: evaluation, under the lock that src/control/alert.c holds ----
+ *
+ * These run again and again over little: planning each time would cost most.
+ */
 
 /* The commonest error among a pipeline's latest failures, or one of them, and some of its records. */
 CREATE FUNCTION elt.alert_failures(pipeline_id bigint, since timestamptz, fingerprint text,
 	OUT sample_fingerprint text, OUT quarantine_ids bigint[], OUT detail text) RETURNS record
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -417,7 +421,7 @@ COMMENT ON FUNCTION elt.alert_failures(bigint, timestamptz, text) IS
 	'internal: what an alert says about the failures of a pipeline since a time';
 
 CREATE FUNCTION elt.shipped_alert_samples(rules text[], at timestamptz) RETURNS TABLE (rule text, sample jsonb)
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -437,7 +441,8 @@ BEGIN
 	END IF;
 
 	IF 'error_spike' = ANY (rules) THEN
-		-- counted up to 10,000 a minute: a spike is what stands out, and error_rate tells the rest
+		-- the newest rows do, so that a flood costs no more than a trickle: what came
+		-- in the last minute, against the rate of the hour before as far as these reach
 		RETURN QUERY SELECT 'error_spike', jsonb_build_object('pipeline', p.name, 'source', p.source,
 				'fingerprint', m.fingerprint, 'value', m.failed) || to_jsonb(f) - 'sample_fingerprint'
 			FROM (SELECT p.pipeline_id, p.name, s.name AS source
@@ -449,16 +454,18 @@ BEGIN
 				SELECT q.fingerprint, count(*) AS failed
 				FROM (SELECT fingerprint FROM elt.quarantine
 					  WHERE pipeline_id = p.pipeline_id AND first_failed_at >= at - interval '1 min'
-					  ORDER BY first_failed_at DESC LIMIT 10000) q
+					  ORDER BY first_failed_at DESC LIMIT 2000) q
 				GROUP BY q.fingerprint HAVING count(*) >= 10 ORDER BY count(*) DESC LIMIT 20) m
 			CROSS JOIN LATERAL (
-				SELECT count(*) AS failed
-				FROM (SELECT FROM elt.quarantine
-					  WHERE pipeline_id = p.pipeline_id AND fingerprint = m.fingerprint
+				SELECT count(*) FILTER (WHERE q.fingerprint = m.fingerprint) AS failed,
+					   CASE WHEN count(*) < 5000 THEN 60
+							ELSE greatest(1, extract(epoch FROM at - min(q.first_failed_at)) / 60 - 1) END AS minutes
+				FROM (SELECT fingerprint, first_failed_at FROM elt.quarantine
+					  WHERE pipeline_id = p.pipeline_id
 						AND first_failed_at >= at - interval '61 min' AND first_failed_at < at - interval '1 min'
-					  LIMIT m.failed * 6) q) before
+					  ORDER BY first_failed_at DESC LIMIT 5000) q) before
 			CROSS JOIN LATERAL elt.alert_failures(p.pipeline_id, at - interval '1 min', m.fingerprint) f
-			WHERE before.failed < m.failed * 6;
+			WHERE m.failed > 10 * before.failed / before.minutes;
 	END IF;
 
 	IF 'pipeline_blocked' = ANY (rules) THEN
@@ -524,8 +531,8 @@ COMMENT ON FUNCTION elt.shipped_alert_samples(text[], timestamptz) IS
 	'internal: the queries of the shipped rules, but for those about workers, whom the supervisor itself knows';
 
 /* Evaluates shipped rules; "workers" are the samples that the supervisor knows. */
-CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -533,12 +540,12 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', s.rule, 'sample', s.sample)), '[]') INTO samples
 	FROM elt.shipped_alert_samples(rules, at) s;
-	SELECT s.unresolved, s.due INTO unresolved, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
+	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_shipped_alerts(text[], jsonb, timestamptz) IS 'internal: one evaluation of shipped rules';
 
-CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -546,7 +553,7 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', $1, 'sample', e)), '[]') INTO samples
 	FROM jsonb_array_elements($2) e;
-	SELECT s.unresolved, s.due INTO unresolved, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
+	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'internal: stores what the query of a user''s rule returned';
 
@@ -555,8 +562,8 @@ COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'inter
  * returned.  A row that a session holds (ack_alert in an open transaction) is
  * left for the next time: nobody can hold up the supervisor.
  */
-CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT unresolved bigint, OUT due boolean) RETURNS record
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -564,7 +571,7 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM elt.alerts WHERE state = 'resolved' AND told = 'firing')
 	THEN
 		DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
-		unresolved := 0;
+		moving := 0;
 		due := false;
 		RETURN;
 	END IF;
@@ -642,16 +649,19 @@ BEGIN
 		  FOR UPDATE OF o SKIP LOCKED) n
 	WHERE a.alert_id = n.alert_id;
 
-	unresolved := (SELECT count(*) FROM elt.alerts WHERE state <> 'resolved')
+	-- what fires, was told, and is still there needs no more than a look now and then
+	moving := (SELECT count(*) FROM elt.alerts
+				   WHERE state <> 'resolved'
+					   AND (state = 'pending' OR absent_since IS NOT NULL OR (told IS NULL AND NOT silenced)))
 		+ (SELECT count(*) FROM elt.alerts WHERE state = 'resolved' AND told = 'firing');
 	due := EXISTS (SELECT FROM elt.alert_news n WHERE n.due_at <= at);
 END $$;
 COMMENT ON FUNCTION elt.store_alert_samples(text[], jsonb, timestamptz) IS
-	'internal: moves alerts through pending, firing and resolved; says how many are open and whether there is something to tell';
+	'internal: moves alerts through pending, firing and resolved; says how many are on their way to another state, and whether there is something to tell';
 
 /* One notification as JSON; less of it, until it fits into the 7,999 bytes that NOTIFY takes. */
 CREATE FUNCTION elt.alert_payload(notification_id bigint, reason text, alert_ids bigint[], at timestamptz) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -692,7 +702,7 @@ COMMENT ON FUNCTION elt.alert_payload(bigint, text, bigint[], timestamptz) IS
  * marked in the same transaction.
  */
 CREATE FUNCTION elt.notify_alerts(at timestamptz) RETURNS jsonb
-	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -71,6 +71,9 @@ SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_quarantine_id_seq', '
 SELECT pg_catalog.pg_extension_config_dump('elt.alert_rules', 'WHERE tuned OR NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.silences', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.silences_silence_id_seq', '');
+-- alerts are found anew, but who keeps their numbers must not meet them again
+SELECT pg_catalog.pg_extension_config_dump('elt.alerts_alert_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.alert_notifications', '');
 
 /* The workers start when this transaction commits. */
 

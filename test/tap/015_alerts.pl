@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $node = elt_node('alerts', "shared_preload_libraries = 'elt'", 'elt.max_workers = 2');
+my $node = elt_node('alerts', "shared_preload_libraries = 'elt'", 'elt.max_workers = 2', 'elt.alert_time_limit = 300ms');
 $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
 CREATE TABLE t (id int PRIMARY KEY, v int);
@@ -244,6 +244,8 @@ for my $round (1 .. 3)
 }
 my $loop = hear($late, 'worker_crash_loop', 'firing');
 is_deeply($loop->{alerts}[0]{labels}, { worker => 'capture', source => 's' }, 'a worker that fails again and again is told');
+is($node->safe_psql('postgres', q{SELECT elt.evaluate_alerts() IS NOT NULL; SELECT state, absent_since IS NULL FROM elt.alerts WHERE rule = 'worker_crash_loop'}),
+	"t\nfiring|t", 'and who evaluates by hand does not know better');
 
 $node->safe_psql('postgres', q{SELECT elt.alter_alert_rule('source_disconnected', for_duration => '0', group_interval => '0')});
 $node->safe_psql('postgres', q{UPDATE elt.sources SET conninfo = 'host=/nowhere'});
