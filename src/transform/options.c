@@ -11,6 +11,7 @@
 
 #define DEFAULT_LANES	16
 #define MAX_BATCH		1000000
+#define MAX_WORKERS		64
 
 static void read_option(const char *name, JsonbValue *value, EltPipelineOptions *options);
 static int	read_int(const char *name, JsonbValue *value, int min, int max);
@@ -27,6 +28,7 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 
 	options->lanes = DEFAULT_LANES;
 	options->batch_changes = 0;
+	options->max_workers = 0;
 	options->apply_deletes = true;
 	options->apply_truncate = !append;
 	options->allow_volatile = false;
@@ -62,6 +64,8 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 	}
 	else if (strcmp(name, "batch_changes") == 0)
 		options->batch_changes = read_int(name, value, 1, MAX_BATCH);
+	else if (strcmp(name, "max_workers") == 0)
+		options->max_workers = read_int(name, value, 1, MAX_WORKERS);
 	else if (strcmp(name, "deletes") == 0)
 		options->apply_deletes = read_apply(name, value);
 	else if (strcmp(name, "truncate") == 0)
@@ -74,7 +78,7 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown pipeline option \"%s\"", name),
-				 errhint("The options are lanes, batch_changes, deletes, truncate, allow_volatile and unmarked_output.")));
+				 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile and unmarked_output.")));
 }
 
 static int
