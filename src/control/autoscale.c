@@ -160,9 +160,13 @@ observe(EltScaleState *state, const EltScaleMeasure *measure, double now)
 	state->waiting_share = keep * state->waiting_share +
 		(running > 0 ? (1 - keep) * measure->waiting / running : 0);
 
-	/* all were busy all the time where as much again is left */
-	if (running > 0 && running == state->last_running && state->last_backlog > 0 &&
-		measure->backlog > 0 && measure->backlog >= measure->completed)
+	/*
+	 * All were busy all the time where as much again is left.  Those that
+	 * were wanted at the last call were there from then on, but for the
+	 * moment that a start takes.
+	 */
+	if (running > 0 && (running == state->last_running || running == state->wanted) &&
+		state->last_backlog > 0 && measure->backlog > 0 && measure->backlog >= measure->completed)
 	{
 		EltScaleSample *sample = &state->samples[running];
 
@@ -220,7 +224,7 @@ is_sampled(const EltScaleState *state, int workers, double now)
 	const EltScaleSample *sample = &state->samples[workers];
 
 	return now - sample->at <= MEMORY_S &&
-		sample->seconds >= SAMPLE_S * 0.95 && sample->lumps >= SAMPLE_LUMPS;
+		sample->seconds >= SAMPLE_S * 0.9 && sample->lumps >= SAMPLE_LUMPS;
 }
 
 static bool

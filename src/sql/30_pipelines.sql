@@ -28,6 +28,7 @@ CREATE FUNCTION elt.alter_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_alter_pipeline';
 COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text) IS
 	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, from its next batch on. A blocked pipeline tries at once';
+	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
 
 CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';

@@ -13,6 +13,7 @@
 
 #define DEFAULT_LANES	16
 #define MAX_BATCH		1000000
+#define MAX_WORKERS		64
 
 static const char *const option_names[] = {
 	"lanes", "batch_changes", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit"
@@ -36,6 +37,7 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 
 	options->lanes = DEFAULT_LANES;
 	options->batch_changes = 0;
+	options->max_workers = 0;
 	options->apply_deletes = true;
 	options->apply_truncate = !append;
 	options->allow_volatile = false;
@@ -112,6 +114,8 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 	}
 	else if (strcmp(name, "batch_changes") == 0)
 		options->batch_changes = read_int(name, value, 1, MAX_BATCH);
+	else if (strcmp(name, "max_workers") == 0)
+		options->max_workers = read_int(name, value, 1, MAX_WORKERS);
 	else if (strcmp(name, "deletes") == 0)
 		options->apply_deletes = read_apply(name, value);
 	else if (strcmp(name, "truncate") == 0)
@@ -126,6 +130,10 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 		options->time_limit_ms = read_duration_ms(name, value);
 	else
 		require_known(name);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown pipeline option \"%s\"", name),
+				 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile and unmarked_output.")));
 }
 
 static int

@@ -11,6 +11,7 @@ typedef struct EltPipelineOptions
 {
 	int			lanes;
 	int			batch_changes;	/* 0: as the setting elt.batch_changes says */
+	int			max_workers;	/* at this pipeline at a time; 0: all */
 	bool		apply_deletes;
 	bool		apply_truncate;
 	bool		allow_volatile;

@@ -39,6 +39,7 @@
 #include "transform/batch.h"
 #include "transform/log.h"
 #include "transform/resolve.h"
+#include "transform/options.h"
 #include "transform/transform_catalog.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -53,6 +54,7 @@
 typedef struct Task
 {
 	EltPipeline *pipeline;
+	int			max_workers;	/* at this pipeline at a time; 0: all */
 	int64		tail;			/* end of its log, when last looked at */
 	int64		drained_to;		/* settled up to here, in all lanes; -1: not
 								 * known */
@@ -192,12 +194,15 @@ load_tasks(Pool *pool)
 	foreach(lc, pipelines)
 	{
 		EltPipeline *pipeline = lfirst(lc);
+		EltPipelineOptions options;
 		Task	   *task;
 
 		if (pipeline->state == 'p')
 			continue;
 		task = palloc0(sizeof(Task));
 		task->pipeline = pipeline;
+		elt_options_read(pipeline->options, pipeline->append, &options);
+		task->max_workers = options.max_workers;
 		task->drained_to = -1;
 		if (pipeline->state == 'b')
 			task->due_at = pipeline->next_probe_at;
@@ -336,13 +341,19 @@ clean_session(Pool *pool, Oid owner)
 	pool->last_owner = owner;
 }
 
-/* All lanes where one batch will do, else the fair share of a worker. */
+/*
+ * All lanes where one batch will do, else the fair share of a worker.  Where
+ * each takes at least a max_workers-th of the lanes, no more than so many find
+ * any.
+ */
 static int
 lanes_to_lease(const Task *task)
 {
 	int			lanes = task->pipeline->lanes;
 	int			workers = count_workers();
 
+	if (task->max_workers > 0)
+		workers = Min(workers, task->max_workers);
 	if (workers <= 1 || task->all_lanes || (task->drained_to >= 0 && task->tail - task->drained_to <= elt_batch_changes))
 		return lanes;
 	return (lanes + workers - 1) / workers;

@@ -166,6 +166,28 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', 'no
 is($node->safe_psql('postgres', 'SELECT count(*) FROM item s FULL JOIN dw.item t USING (id) WHERE s.version IS DISTINCT FROM t.version'), '0',
 	'the target is the source');
 
+# ---- a pipeline may have fewer than the pool ----
+
+$node->safe_psql('postgres', 'SELECT elt.set_worker_bounds(4, 4)');
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE dw.other (id int PRIMARY KEY);
+CREATE FUNCTION dw.alone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NOT pg_try_advisory_xact_lock(1) THEN
+		RAISE EXCEPTION 'not alone';
+	END IF;
+	PERFORM pg_sleep(0.01);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER alone BEFORE INSERT ON dw.other FOR EACH STATEMENT EXECUTE FUNCTION dw.alone();
+SELECT elt.create_pipeline('other', 's', 'other', 'dw.other', options => '{"batch_changes": 50, "max_workers": 1}');
+INSERT INTO other SELECT generate_series(1001, 5000);
+EOS
+is($node->safe_psql('postgres', "SELECT elt.wait_for('other', timeout => '60 s')"), 't', 'a pipeline with max_workers 1 drains');
+is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM dw.other) = (SELECT count(*) FROM other) AND (SELECT count(*) = 0 FROM elt.quarantine)"), 't',
+	'no two workers of four were at it together');
+$node->safe_psql('postgres', "SELECT elt.drop_pipeline('other')");
+
 # ---- a backlog makes it grow, its end makes it shrink ----
 
 $node->safe_psql('postgres', "ALTER SYSTEM SET elt.max_workers = 4");
