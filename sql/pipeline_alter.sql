@@ -84,6 +84,7 @@ SELECT elt.alter_pipeline('pa', target => 'pa_target');
 
 -- ordering: not while changes are parked, which would come late then
 INSERT INTO pa_t VALUES (6, 'bad');
+SELECT elt.wait_for('pa');
 UPDATE pa_t SET v = 'good' WHERE id = 6;
 SELECT elt.wait_for('pa');
 \x on
