@@ -37,6 +37,7 @@
 
 #include "access/xact.h"
 #include "capture/change.h"
+#include "commands/prepare.h"
 #include "control/worker.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -546,6 +547,10 @@ elt_isolate_try(EltWork *work, void (*attempt) (EltWork *work))
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+
+		/* not undone by that, so another try would fail for them */
+		if (work->own_transaction)
+			DropAllPreparedStatements();
 	}
 	PG_END_TRY();
 	if (work->own_transaction)

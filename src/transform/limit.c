@@ -5,7 +5,9 @@
  * Background workers have no statement_timeout: only a client's session arms
  * it.  So there is a timeout of our own, which cancels what runs as
  * pg_cancel_backend() would, and says afterwards that it was the cause.  User
- * code that catches the cancel gets another one each second.
+ * code that catches the cancel and goes on gets another one after a second,
+ * and after one more the worker ends, as by pg_terminate_backend(), which
+ * cannot be caught (see attempt.c for what follows).
  *
  * An abort disarms, whoever handles it: a limit that outlived its statement
  * would cancel another one.  The subtransactions that user code makes inside
@@ -22,11 +24,12 @@
 #include "utils/timestamp.h"
 
 #define REPEAT_MS	1000
+#define MAX_CANCELS	2
 
 static TimeoutId timeout = MAX_TIMEOUTS;	/* not registered */
 static bool armed = false;
 static SubTransactionId armed_in;
-static volatile sig_atomic_t hit = false;
+static volatile sig_atomic_t hit = 0;	/* how often */
 
 static void time_is_up(void);
 static void end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
@@ -48,7 +51,7 @@ elt_limit_arm(int time_limit_ms)
 		RegisterSubXactCallback(end_of_subtransaction, NULL);
 		RegisterXactCallback(end_of_transaction, NULL);
 	}
-	hit = false;
+	hit = 0;
 	if (time_limit_ms == 0)
 		return;
 	armed = true;
@@ -65,23 +68,25 @@ elt_limit_disarm(void)
 	disable_timeout(timeout, false);
 
 	/* what came too late is not for the next statement */
-	if (hit)
+	if (hit > 0)
 		QueryCancelPending = false;
 }
 
 bool
 elt_limit_was_hit(void)
 {
-	return hit;
+	return hit > 0;
 }
 
 /* Runs in a signal handler. */
 static void
 time_is_up(void)
 {
-	hit = true;
+	if (hit++ < MAX_CANCELS)
+		QueryCancelPending = true;
+	else
+		ProcDiePending = true;
 	InterruptPending = true;
-	QueryCancelPending = true;
 	SetLatch(MyLatch);
 }
 
