@@ -13,7 +13,7 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
 
 CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';
@@ -28,7 +28,6 @@ CREATE FUNCTION elt.alter_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_alter_pipeline';
 COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text) IS
 	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, from its next batch on. A blocked pipeline tries at once';
-	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output';
 
 CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';

@@ -16,7 +16,7 @@
 #define MAX_WORKERS		64
 
 static const char *const option_names[] = {
-	"lanes", "batch_changes", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit"
+	"lanes", "batch_changes", "max_workers", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit"
 };
 
 static void require_object(Jsonb *json);
@@ -97,7 +97,7 @@ require_known(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown pipeline option \"%s\"", name),
-			 errhint("The options are lanes, batch_changes, deletes, truncate, allow_volatile, unmarked_output, breaker and time_limit.")));
+			 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile, unmarked_output, breaker and time_limit.")));
 }
 
 static void
@@ -130,10 +130,6 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 		options->time_limit_ms = read_duration_ms(name, value);
 	else
 		require_known(name);
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown pipeline option \"%s\"", name),
-				 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile and unmarked_output.")));
 }
 
 static int
