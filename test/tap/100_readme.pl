@@ -28,6 +28,7 @@ my %expected = (
 	'sum(cents)' => qr/^10\|55000$/m,
 	'SELECT credit FROM' => qr/^75\.00\n8$/m,
 	'FROM elt.quarantine' => qr/^customers\|c\|\{"id": 3\}\|.*\|23514\|.*customers_credit_check/m,
+	'elt.patch_quarantine' => qr/^t\ncustomers\|23514\|customers_credit_check\|1\|\{1\}\n+replayed\|\nreplayed\|\n3\|Cyrus\|5\.00$/m,
 	'SELECT city FROM' => qr/^London$/m,
 	'AS topic' => qr/^checkout\|\{"cart": 17, "total": 99\.5\}$/m,
 	'elt.health()' => qr/^shop\|streaming\|/m);
