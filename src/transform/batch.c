@@ -64,6 +64,8 @@ typedef struct Batch
 								 * position */
 	bool		announcing;		/* this is the first of two transactions */
 	bool		announced;		/* this is the second */
+	int64		first_announced;	/* change_ids */
+	int64		last_announced;
 	bool		dropped;		/* to be rolled back, and run again */
 	bool		unblocked;		/* its commit ends the pipeline's block */
 } Batch;
@@ -243,6 +245,8 @@ run_leased(Batch *batch, int64 max_changes)
 		{
 			elt_attempt_announce(work);
 			batch->announcing = true;
+			batch->first_announced = work->window->rows[0]->change_id;
+			batch->last_announced = work->window->rows[work->window->nrows - 1]->change_id;
 			return ELT_BATCH_MORE;
 		}
 		if (!elt_isolate_apply(work) || !may_commit(batch))
@@ -572,6 +576,7 @@ shrink(Batch *batch)
 static void
 roll_back(Batch *batch)
 {
+	EltPipeline *pipeline = batch->work.pipeline;
 	MemoryContext context = CurrentMemoryContext;
 
 	memset(&batch->counts, 0, sizeof(batch->counts));
@@ -580,6 +585,14 @@ roll_back(Batch *batch)
 	AbortCurrentTransaction();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(context);
+	if (batch->announced)
+	{
+		elt_worker_begin_work(pipeline->name);
+		MemoryContextSwitchTo(context);
+		elt_attempt_withdraw(pipeline->pipeline_id, batch->first_announced, batch->last_announced);
+		elt_worker_commit();
+		MemoryContextSwitchTo(context);
+	}
 }
 
 static char *
