@@ -472,15 +472,18 @@ settle(Batch *batch)
 	}
 }
 
-/* A probe of the breaker's that met only parked changes has shown nothing. */
+/*
+ * Not where nothing was tried while there is something to try: all was parked,
+ * or is in lanes that others have.
+ */
 static bool
 proves_well(const Batch *batch)
 {
 	const EltWork *work = &batch->work;
 
-	if (!work->status.breaker)
-		return true;
-	return work->own_transaction && (work->parked == 0 || work->parked < work->settled);
+	if (work->status.breaker && !work->own_transaction)
+		return false;
+	return batch->counts.drained || batch->counts.read > work->parked;
 }
 
 /*
