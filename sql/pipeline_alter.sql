@@ -97,16 +97,24 @@ SELECT elt.wait_for('pa');
 SELECT status, note ~ '^superseded by change' AS note FROM elt.quarantine;
 SELECT * FROM pa_target WHERE id > 4 ORDER BY id;
 
--- a blocked pipeline tries at once: a function is gone, or has another signature
-CREATE FUNCTION pa_f(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT v';
-SELECT elt.replace_transform('pa', $$SELECT (record->>'id')::int AS id, pa_f(record->>'v') AS v FROM changes$$);
+-- a blocked pipeline tries at once: a function is gone, or gives another type
+CREATE FUNCTION pa_f(id text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT id::int';
+SELECT elt.replace_transform('pa', $$SELECT pa_f(record->>'id') AS id, record->>'v' AS v FROM changes$$);
 DROP FUNCTION pa_f(text);
 INSERT INTO pa_t VALUES (7, 'seven');
 SELECT pa_wait('blocked');
 SELECT last_error ~ '^42883: function pa_f\(text\) does not exist' AS reason, blocked_by FROM elt.pipelines;
 UPDATE elt.pipelines SET next_probe_at = now() + interval '1 day';
-CREATE FUNCTION pa_f(v text) RETURNS int[] LANGUAGE sql IMMUTABLE AS 'SELECT ARRAY[1]';
+CREATE FUNCTION pa_f(id text) RETURNS date LANGUAGE sql IMMUTABLE AS $$SELECT '2000-01-01'::date$$;
 SELECT elt.resume_pipeline('pa');
+DO $$
+BEGIN
+	FOR i IN 1..600 LOOP
+		EXIT WHEN EXISTS (SELECT FROM elt.pipelines WHERE last_error ~ '^42804: .*date');
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+END $$;
+SELECT state, last_error FROM elt.pipelines;
 SELECT count(*) FROM elt.quarantine WHERE status = 'open';
 DROP FUNCTION pa_f(text);
 UPDATE elt.pipelines SET next_probe_at = now() + interval '1 day';

@@ -239,6 +239,19 @@ elt_attempt_announce(EltWork *work)
 	ForceSyncCommit();			/* a crash must not take it along */
 }
 
+void
+elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change)
+{
+	Oid			types[] = {INT8OID, INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), Int64GetDatum(first_change), Int64GetDatum(last_change)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.attempts SET trying = NULL "
+				"WHERE pipeline_id = $1 AND first_change = $2 AND last_change = $3", 3, types, values, NULL);
+	elt_spi_end(&spi);
+}
+
 /* What an earlier run of the server was at when it ended. */
 static void
 note_crashes(int64 pipeline_id)

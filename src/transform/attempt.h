@@ -30,6 +30,9 @@ extern void elt_attempt_limit(EltWork *work, EltLogRequest *request);
 extern bool elt_attempt_on_probation(void);
 extern void elt_attempt_announce(EltWork *work);
 
+/* The announced batch was given up, which is no crash. */
+extern void elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change);
+
 /* The last attempt of this worker overran the time limit. */
 extern void elt_attempt_note_overrun(int64 pipeline_id, const EltTrying *trying);
 extern EltTrying elt_attempt_last(void);

@@ -64,6 +64,8 @@ typedef struct Batch
 								 * position */
 	bool		announcing;		/* this is the first of two transactions */
 	bool		announced;		/* this is the second */
+	int64		first_announced;	/* change_ids */
+	int64		last_announced;
 	bool		dropped;		/* to be rolled back, and run again */
 	bool		unblocked;		/* its commit ends the pipeline's block */
 } Batch;
@@ -257,6 +259,8 @@ run_leased(Batch *batch, int64 max_changes)
 		{
 			elt_attempt_announce(work);
 			batch->announcing = true;
+			batch->first_announced = work->window->rows[0]->change_id;
+			batch->last_announced = work->window->rows[work->window->nrows - 1]->change_id;
 			return ELT_BATCH_MORE;
 		}
 		if (!elt_isolate_apply(work) || !may_commit(batch))
@@ -481,15 +485,18 @@ settle(Batch *batch)
 	}
 }
 
-/* A probe of the breaker's that met only parked changes has shown nothing. */
+/*
+ * Not where nothing was tried while there is something to try: all was parked,
+ * or is in lanes that others have.
+ */
 static bool
 proves_well(const Batch *batch)
 {
 	const EltWork *work = &batch->work;
 
-	if (!work->status.breaker)
-		return true;
-	return work->own_transaction && (work->parked == 0 || work->parked < work->settled);
+	if (work->status.breaker && !work->own_transaction)
+		return false;
+	return batch->counts.drained || batch->counts.read > work->parked;
 }
 
 /*
@@ -585,6 +592,7 @@ shrink(Batch *batch)
 static void
 roll_back(Batch *batch)
 {
+	EltPipeline *pipeline = batch->work.pipeline;
 	MemoryContext context = CurrentMemoryContext;
 
 	memset(&batch->counts, 0, sizeof(batch->counts));
@@ -593,6 +601,14 @@ roll_back(Batch *batch)
 	AbortCurrentTransaction();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(context);
+	if (batch->announced)
+	{
+		elt_worker_begin_work(pipeline->name);
+		MemoryContextSwitchTo(context);
+		elt_attempt_withdraw(pipeline->pipeline_id, batch->first_announced, batch->last_announced);
+		elt_worker_commit();
+		MemoryContextSwitchTo(context);
+	}
 }
 
 static char *

@@ -307,8 +307,8 @@ quarantine(EltWork *work, List *failures)
 /*
  * Whether changes like this one can be applied at present.  Those of the
  * batch that passed before do not tell: what they needed may be gone since.
- * Tried are the last of them, what follows in the window, and what was
- * settled before it.
+ * Tried are the last of them, what follows in the window, and what is near it
+ * in any lane.
  */
 static bool
 neighbours_pass(EltWork *work, EltLogRow *row)
@@ -335,11 +335,11 @@ neighbours_pass(EltWork *work, EltLogRow *row)
 	memset(all, true, sizeof(all));
 	request.raw = work->status.raw;
 	request.topic = elt_pipeline_topic(work->pipeline);
-	request.after = Max(work->after - NEIGHBOURHOOD, 0);
-	request.upto = work->after;
+	request.after = Max(row->change_id - NEIGHBOURHOOD, 0);
+	request.upto = row->change_id + NEIGHBOURHOOD;
 	request.lanes = all;
 	request.nlanes = work->pipeline->lanes;
-	request.max_changes = NEIGHBOURHOOD;
+	request.max_changes = 2 * NEIGHBOURHOOD;
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	window = elt_log_read(&request);
@@ -348,7 +348,8 @@ neighbours_pass(EltWork *work, EltLogRow *row)
 	trials = 0;
 	for (int i = window->nrows - 1; i >= 0 && trials < MAX_TRIALS; i--)
 	{
-		if (kind_of(work, window->rows[i]) != kind || is_ignored(work, window->rows[i]))
+		if (window->rows[i]->change_id == row->change_id ||
+			kind_of(work, window->rows[i]) != kind || is_ignored(work, window->rows[i]))
 			continue;
 		if (trial_passes(work, window->rows[i], kind))
 			return true;
