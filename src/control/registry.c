@@ -410,6 +410,35 @@ elt_registry_set_activity(const char *activity, const char *object_name)
 	LWLockRelease(registry->lock);
 }
 
+/*
+ * elt_registry_join
+ *		The same, unless max_workers (0: any number) of our kind and database
+ *		are at it already; false then.
+ */
+bool
+elt_registry_join(const char *activity, const char *object_name, int max_workers)
+{
+	int			others = 0;
+
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	for (int i = 0; max_workers > 0 && i < registry->nslots; i++)
+	{
+		EltWorkerSlot *slot = &registry->slots[i];
+
+		if (slot != elt_my_slot && slot->kind == elt_my_slot->kind && slot->dboid == elt_my_slot->dboid &&
+			slot->proc != NULL && strcmp(slot->object_name, object_name) == 0 &&
+			strcmp(slot->activity, activity) == 0)
+			others++;
+	}
+	if (max_workers == 0 || others < max_workers)
+	{
+		strlcpy(elt_my_slot->activity, activity, sizeof(elt_my_slot->activity));
+		strlcpy(elt_my_slot->object_name, object_name, sizeof(elt_my_slot->object_name));
+	}
+	LWLockRelease(registry->lock);
+	return max_workers == 0 || others < max_workers;
+}
+
 bool
 elt_registry_stop_requested(void)
 {

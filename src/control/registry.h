@@ -115,6 +115,7 @@ extern int	elt_registry_terminate(Oid dboid, bool with_supervisor);
 /* workers */
 extern void elt_registry_attach(int index, EltWorkerKind kind);
 extern void elt_registry_set_activity(const char *activity, const char *object_name);
+extern bool elt_registry_join(const char *activity, const char *object_name, int max_workers);
 extern bool elt_registry_stop_requested(void);
 extern void elt_registry_ignore_stop(void);
 extern void elt_registry_finish(void) pg_attribute_noreturn();

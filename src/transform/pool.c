@@ -123,6 +123,7 @@ elt_transform_main(Datum main_arg)
 	} while (elt_worker_nap(0));
 
 	/* somebody else goes on with what is left, or the supervisor hears of it */
+	elt_registry_set_activity("leaving", "");
 	retry_undrained(&pool);
 	if (look(&pool))
 		elt_registry_wake_transform(MyDatabaseId);
@@ -253,8 +254,12 @@ run_task(Pool *pool, Task *task)
 	instr_time	start;
 	instr_time	duration;
 
+	if (!elt_registry_join("applying", task->pipeline->name, task->max_workers))
+	{
+		task->idle = true;		/* until the log grows, or some time passed */
+		return false;
+	}
 	clean_session(pool, task->pipeline->owner);
-	elt_registry_set_activity("applying", task->pipeline->name);
 	INSTR_TIME_SET_CURRENT(start);
 	MemoryContextReset(pool->round);
 	old = MemoryContextSwitchTo(pool->round);
@@ -341,11 +346,7 @@ clean_session(Pool *pool, Oid owner)
 	pool->last_owner = owner;
 }
 
-/*
- * All lanes where one batch will do, else the fair share of a worker.  Where
- * each takes at least a max_workers-th of the lanes, no more than so many find
- * any.
- */
+/* All lanes where one batch will do, else the fair share of a worker. */
 static int
 lanes_to_lease(const Task *task)
 {

@@ -22,6 +22,7 @@ note("ELT_SCALING_SEED=$seed");
 
 my $node = elt_node('scaling', 'elt.idle_timeout = 0');
 my $pool_is_empty = "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'elt transform'";
+my $newest_is_idle = "SELECT (SELECT wanted = 0 AND reason = 'idle' FROM elt.scaling_log ORDER BY scaling_id DESC LIMIT 1)";
 $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
 CREATE TABLE item (id int PRIMARY KEY, version bigint NOT NULL DEFAULT 1, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
@@ -51,7 +52,7 @@ foreach my $id (1 .. $cold)
 	$node->safe_psql('postgres', "INSERT INTO item (id) VALUES ($id)");
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM dw.item WHERE id = $id") or die "row $id does not come";
 }
-is($node->safe_psql('postgres', "SELECT count(*) FROM elt.scaling_log WHERE workers_before = 0 AND wanted = 1 AND reason = 'work'"), $cold,
+poll_ok($node, "SELECT count(*) = $cold FROM elt.scaling_log WHERE workers_before = 0 AND wanted = 1 AND reason = 'work'",
 	"each of $cold rows found nobody and started a worker");
 my ($median, $worst) = split(/\|/, $node->safe_psql('postgres', <<'EOS'));
 SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY ms)::int, max(ms)::int
@@ -60,6 +61,8 @@ EOS
 diag("from commit to target with no worker there: median $median ms, worst $worst ms");
 cmp_ok($median, '<', 500, 'it does not wait for the next round of the supervisor');
 poll_ok($node, "SELECT wanted = 0 AND workers = 0 AND reason = 'idle' FROM elt.stat_pool", 'an idle database has no transform worker');
+# decisions are applied first and written down then
+poll_ok($node, $newest_is_idle, 'and says so in the log of decisions');
 
 # what nobody reads starts nobody
 my $rows = $node->safe_psql('postgres', 'SELECT count(*) FROM elt.scaling_log');
@@ -195,6 +198,7 @@ $node->append_conf('postgresql.conf', join("\n", 'elt.catchup_target = 1', 'elt.
 $node->reload;
 $node->safe_psql('postgres', 'SELECT elt.set_worker_bounds(NULL, NULL)');
 poll_ok($node, "SELECT workers = 0 FROM elt.stat_pool", 'nobody is there');
+$node->poll_query_until('postgres', "SELECT (SELECT wanted = 0 FROM elt.scaling_log ORDER BY scaling_id DESC LIMIT 1)") or die 'the decision is not written';
 my $last = $node->safe_psql('postgres', 'SELECT max(scaling_id) FROM elt.scaling_log');
 # each change takes a while
 $node->safe_psql('postgres', <<'EOS');
@@ -205,8 +209,9 @@ EOS
 poll_ok($node, "SELECT workers = 4 AND wanted = 4 FROM elt.stat_pool", 'a backlog makes the pool grow');
 poll_ok($node, 'SELECT count(*) = 6000 FROM dw.item WHERE id > 10000', 'it drains');
 poll_ok($node, 'SELECT workers = 0 FROM elt.stat_pool', 'and the workers leave');
+poll_ok($node, $newest_is_idle, 'which is written down');
 like($node->safe_psql('postgres', "SELECT string_agg(wanted || ' ' || reason, ', ' ORDER BY scaling_id) FROM elt.scaling_log WHERE scaling_id > $last"),
-	qr/^1 work, 2 \w+, 4 \w+.*, 0 idle$/, 'each decision has its reason');
+	qr/^1 work, .*\b4 (?:backlog|arrival|target_backlog)\b.*, 0 idle$/, 'each decision has its reason');
 unlike(log_since($node), qr/PANIC|TRAP/, 'nothing crashed by itself');
 $node->stop;
 
