@@ -225,11 +225,13 @@ has_index_on(Oid table, AttrNumber attnum)
 void
 elt_replay_step(EltReplay *replay)
 {
+	PushActiveSnapshot(GetTransactionSnapshot());
 	elt_replay_load(replay);
 	if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
 		scan(replay);
 	else
 		apply(replay);
+	PopActiveSnapshot();
 }
 
 /* ---- scan ---- */
