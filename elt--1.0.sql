@@ -133,8 +133,18 @@ CREATE TABLE elt.quarantine (
 	op				"char" NOT NULL,
 	key				jsonb,
 	key_hash		int NOT NULL,
-	record			jsonb,						-- as it came; never altered
-	patched_record	jsonb,
+	record			jsonb,						-- as it came: the new image, of a delete the old one or the key; never altered
+	patched_record	jsonb,						-- with the patches of patch_quarantine: goes before record
+	before			jsonb,						-- this and what follows: as in raw staging
+	unchanged		text[],
+	relation		text NOT NULL,
+	schema_version	int NOT NULL,
+	commit_lsn		pg_lsn NOT NULL,
+	lsn				pg_lsn NOT NULL,
+	xid				bigint NOT NULL,
+	seq				int NOT NULL,
+	commit_ts		timestamptz NOT NULL,
+	staged_at		timestamptz NOT NULL,
 	step			text NOT NULL CHECK (step IN ('decode', 'contract', 'transform', 'apply', 'gate')),
 	error_class		text NOT NULL,
 	sqlstate		text NOT NULL,
@@ -151,16 +161,18 @@ CREATE TABLE elt.quarantine (
 	retry_count		int NOT NULL DEFAULT 0,
 	first_failed_at	timestamptz NOT NULL DEFAULT now(),
 	last_failed_at	timestamptz NOT NULL DEFAULT now(),
-	next_retry_at	timestamptz,
+	next_retry_at	timestamptz,				-- waiting: when it is tried again
 	resolved_at		timestamptz,
 	resolved_by		name,
-	note			text
+	note			text						-- why it was patched, superseded or discarded
 );
 CREATE INDEX quarantine_unresolved ON elt.quarantine (pipeline_id, key_hash) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_order ON elt.quarantine (pipeline_id, change_id) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_fingerprint ON elt.quarantine (pipeline_id, fingerprint, quarantine_id) WHERE status IN ('open', 'waiting');
 CREATE INDEX quarantine_due ON elt.quarantine (pipeline_id, next_retry_at) WHERE status = 'waiting';
 CREATE INDEX quarantine_recent ON elt.quarantine (pipeline_id, first_failed_at);
 CREATE INDEX quarantine_resolved ON elt.quarantine (resolved_at) WHERE resolved_at IS NOT NULL;
-COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original record';
+COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original; all that a replay needs';
 
 CREATE TABLE elt.parked (
 	pipeline_id		bigint NOT NULL REFERENCES elt.pipelines ON DELETE CASCADE,
@@ -286,6 +298,105 @@ CREATE FUNCTION elt.note_change(change_id bigint) RETURNS boolean
 	LANGUAGE c STABLE STRICT COST 0.0001 AS 'MODULE_PATHNAME', 'elt_note_change';
 COMMENT ON FUNCTION elt.note_change(bigint) IS
 	'internal: remembers which change is at work, so that an error finds its change; always true';
+/* Quarantined changes: what they are, and how they leave. */
+
+CREATE FUNCTION elt.replay_quarantine(
+	pipeline text DEFAULT NULL,
+	ids bigint[] DEFAULT NULL,
+	sqlstate text DEFAULT NULL,
+	fingerprint text DEFAULT NULL,
+	max_rows int DEFAULT 1000,
+	dry_run boolean DEFAULT false,
+	key jsonb DEFAULT NULL,
+	from_time timestamptz DEFAULT NULL,
+	to_time timestamptz DEFAULT NULL,
+	OUT quarantine_id bigint, OUT outcome text, OUT error text) RETURNS SETOF record
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replay_quarantine';
+COMMENT ON FUNCTION elt.replay_quarantine(text, bigint[], text, text, int, boolean, jsonb, timestamptz, timestamptz) IS
+	'tries quarantined changes again, the oldest first, and what is parked behind them; outcomes: replayed, failed, superseded. '
+	'Times are those of the first failure. Without a pipeline: all that the caller owns';
+
+CREATE FUNCTION elt.patch_quarantine(id bigint, record jsonb, note text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_patch_quarantine';
+COMMENT ON FUNCTION elt.patch_quarantine(bigint, jsonb, text) IS
+	'puts a merge patch (RFC 7396) on a quarantined record, or on what earlier patches made of it; the original stays';
+
+CREATE FUNCTION elt.discard_quarantine(ids bigint[], reason text) RETURNS bigint
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_discard_quarantine';
+COMMENT ON FUNCTION elt.discard_quarantine(bigint[], text) IS
+	'gives quarantined changes up and applies what is parked behind them; returns how many were discarded';
+
+/* As RFC 7396 has it: members are put in or replaced, null takes one away, objects are merged. */
+CREATE FUNCTION elt.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
+	LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF jsonb_typeof(patch) IS DISTINCT FROM 'object' THEN
+		RETURN patch;
+	END IF;
+	IF jsonb_typeof(target) IS DISTINCT FROM 'object' THEN
+		target := '{}';
+	END IF;
+	RETURN target - ARRAY(SELECT jsonb_object_keys(patch)) ||
+		coalesce((SELECT jsonb_object_agg(m.key, elt.merge_patch(target->m.key, m.value))
+				  FROM jsonb_each(patch) AS m WHERE m.value <> 'null'), '{}');
+END $$;
+COMMENT ON FUNCTION elt.merge_patch(jsonb, jsonb) IS 'a JSON value with a merge patch (RFC 7396) put on it';
+
+/* Through pg_cron, which need not be there when this is created. */
+CREATE FUNCTION elt.schedule_replay(pipeline text, schedule text) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	job_name text := 'elt replay ' || pipeline;
+	job_id bigint;
+BEGIN
+	IF pipeline IS NULL THEN
+		RAISE EXCEPTION 'argument "pipeline" must not be null'
+			USING ERRCODE = 'null_value_not_allowed', HINT = 'Name the pipeline whose quarantined changes are to be replayed.';
+	END IF;
+	-- the job will do this as the same role: what keeps it from that is raised here
+	PERFORM elt.replay_quarantine(pipeline => schedule_replay.pipeline, ids => '{}');
+	IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron') THEN
+		RAISE EXCEPTION 'pg_cron is not installed in database "%"', current_database()
+			USING ERRCODE = 'feature_not_supported',
+				DETAIL = 'Schedules of replays are kept and run by pg_cron.',
+				HINT = format('Install it (on Debian: postgresql-15-cron), add pg_cron to shared_preload_libraries, set cron.database_name = %L, '
+							  'restart, and CREATE EXTENSION pg_cron. Or let any scheduler run SELECT * FROM elt.replay_quarantine(%L).',
+							  current_database(), pipeline);
+	END IF;
+	IF schedule IS NULL THEN
+		EXECUTE 'SELECT cron.unschedule(j.jobname) FROM cron.job AS j WHERE j.jobname = $1 AND j.username = current_user' USING job_name;
+		RETURN NULL;
+	END IF;
+	EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job_id
+		USING job_name, schedule, format('SELECT * FROM elt.replay_quarantine(pipeline => %L)', pipeline);
+	RETURN job_id;
+END $$;
+COMMENT ON FUNCTION elt.schedule_replay(text, text) IS
+	'lets pg_cron replay a pipeline''s quarantined changes by a schedule (cron syntax) as the role that calls; NULL ends that; returns the job''s id';
+
+-- messages hold what was in the records: only for who owns the pipeline
+CREATE VIEW elt.quarantine_groups WITH (security_barrier) AS
+	SELECT p.name AS pipeline, g.fingerprint, g.sqlstate, g.step, g.constraint_name, g.changes, g.open, g.waiting,
+		   g.first_failed_at, g.last_failed_at, m.message, s.sample_ids
+	FROM elt.pipelines p
+	CROSS JOIN LATERAL (
+		SELECT q.fingerprint, q.sqlstate, q.step, q.constraint_name, count(*) AS changes,
+			   count(*) FILTER (WHERE q.status = 'open') AS open, count(*) FILTER (WHERE q.status = 'waiting') AS waiting,
+			   min(q.first_failed_at) AS first_failed_at, max(q.last_failed_at) AS last_failed_at, min(q.quarantine_id) AS first_id
+		FROM elt.quarantine q
+		WHERE q.pipeline_id = p.pipeline_id AND q.status IN ('open', 'waiting')
+		GROUP BY q.fingerprint, q.sqlstate, q.step, q.constraint_name) g
+	CROSS JOIN LATERAL (
+		SELECT q.message FROM elt.quarantine q WHERE q.quarantine_id = g.first_id) m
+	CROSS JOIN LATERAL (
+		SELECT ARRAY(SELECT q.quarantine_id FROM elt.quarantine q
+					 WHERE q.pipeline_id = p.pipeline_id AND q.fingerprint = g.fingerprint AND q.status IN ('open', 'waiting')
+					 ORDER BY q.quarantine_id LIMIT 5) AS sample_ids) s
+	WHERE pg_catalog.pg_has_role(p.owner::oid, 'USAGE');
+COMMENT ON VIEW elt.quarantine_groups IS
+	'unresolved quarantined changes by error: how many, since when, one of the messages, and up to five quarantine_ids';
 /* Replay: a pipeline runs over raw staging again. */
 
 CREATE TABLE elt.replay_runs (
@@ -604,7 +715,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
-GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys, elt.progress_replay TO PUBLIC;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
+	elt.quarantine_groups, elt.progress_replay TO PUBLIC;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
 
 /* The views call these as the role that reads them. */

@@ -16,6 +16,7 @@ int			elt_max_workers = 4;
 int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
+int			elt_quarantine_retention_s = 30 * 86400;
 char	   *elt_local_conninfo = "";
 
 static bool check_local_conninfo(char **newval, void **extra, GucSource source);
@@ -50,6 +51,13 @@ elt_guc_define(void)
 							&elt_raw_partition_changes,
 							4194304, 1024, 1073741824,
 							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.quarantine_retention",
+							"How long resolved rows of elt.quarantine are kept.",
+							"-1 keeps them for ever. Rows that are not resolved are always kept.",
+							&elt_quarantine_retention_s,
+							30 * 86400, -1, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("elt.local_conninfo",
 							   "How capture workers connect to their own server.",

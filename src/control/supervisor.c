@@ -25,10 +25,12 @@
 #include "capture/slot.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "control/retention.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "transform/resolve.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -96,6 +98,7 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
+		elt_retention_run();
 	} while (elt_worker_nap(NAP_MS));
 }
 
@@ -128,6 +131,7 @@ read_wanted(void)
 		wanted.dropped = elt_catalog_dropped_sources();
 		wanted.pipelines = elt_catalog_active_pipelines();
 		MemoryContextSwitchTo(old);
+		elt_resolve_refresh();
 		wanted.generation = generation;
 		wanted.read_at = GetCurrentTimestamp();
 	}

@@ -128,8 +128,18 @@ CREATE TABLE elt.quarantine (
 	op				"char" NOT NULL,
 	key				jsonb,
 	key_hash		int NOT NULL,
-	record			jsonb,						-- as it came; never altered
-	patched_record	jsonb,
+	record			jsonb,						-- as it came: the new image, of a delete the old one or the key; never altered
+	patched_record	jsonb,						-- with the patches of patch_quarantine: goes before record
+	before			jsonb,						-- this and what follows: as in raw staging
+	unchanged		text[],
+	relation		text NOT NULL,
+	schema_version	int NOT NULL,
+	commit_lsn		pg_lsn NOT NULL,
+	lsn				pg_lsn NOT NULL,
+	xid				bigint NOT NULL,
+	seq				int NOT NULL,
+	commit_ts		timestamptz NOT NULL,
+	staged_at		timestamptz NOT NULL,
 	step			text NOT NULL CHECK (step IN ('decode', 'contract', 'transform', 'apply', 'gate')),
 	error_class		text NOT NULL,
 	sqlstate		text NOT NULL,
@@ -146,16 +156,18 @@ CREATE TABLE elt.quarantine (
 	retry_count		int NOT NULL DEFAULT 0,
 	first_failed_at	timestamptz NOT NULL DEFAULT now(),
 	last_failed_at	timestamptz NOT NULL DEFAULT now(),
-	next_retry_at	timestamptz,
+	next_retry_at	timestamptz,				-- waiting: when it is tried again
 	resolved_at		timestamptz,
 	resolved_by		name,
-	note			text
+	note			text						-- why it was patched, superseded or discarded
 );
 CREATE INDEX quarantine_unresolved ON elt.quarantine (pipeline_id, key_hash) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_order ON elt.quarantine (pipeline_id, change_id) WHERE status IN ('open', 'waiting');
+CREATE INDEX quarantine_fingerprint ON elt.quarantine (pipeline_id, fingerprint, quarantine_id) WHERE status IN ('open', 'waiting');
 CREATE INDEX quarantine_due ON elt.quarantine (pipeline_id, next_retry_at) WHERE status = 'waiting';
 CREATE INDEX quarantine_recent ON elt.quarantine (pipeline_id, first_failed_at);
 CREATE INDEX quarantine_resolved ON elt.quarantine (resolved_at) WHERE resolved_at IS NOT NULL;
-COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original record';
+COMMENT ON TABLE elt.quarantine IS 'changes that a pipeline could not apply, with the error and the original; all that a replay needs';
 
 CREATE TABLE elt.parked (
 	pipeline_id		bigint NOT NULL REFERENCES elt.pipelines ON DELETE CASCADE,

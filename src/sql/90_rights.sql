@@ -10,7 +10,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA elt FROM PUBLIC;
 REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
-GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys, elt.progress_replay TO PUBLIC;
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
+	elt.quarantine_groups, elt.progress_replay TO PUBLIC;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded() TO pg_monitor;
 
 /* The views call these as the role that reads them. */

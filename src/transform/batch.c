@@ -68,7 +68,6 @@ static bool at_work = false;
 static EltBatchEnd run(Batch *batch, int max_lanes, int64 max_changes);
 static EltBatchEnd run_leased(Batch *batch, int64 max_changes);
 static void lease(Batch *batch, int max_lanes);
-static void hold_target(EltWork *work);
 static void group_lanes(Batch *batch);
 static void read_window(Batch *batch, int64 max_changes);
 static EltBatchEnd pass_barrier(Batch *batch);
@@ -125,15 +124,6 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	return end;
 }
 
-bool
-elt_batch_note_work(bool now_at_work)
-{
-	bool		before = at_work;
-
-	at_work = now_at_work;
-	return before;
-}
-
 /*
  * elt_batch_require_none
  *		Raises where a batch is at work: what a transform or a trigger calls
@@ -147,6 +137,12 @@ elt_batch_require_none(const char *pipeline)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("pipeline \"%s\" cannot be changed or run inside a batch", pipeline),
 				 errhint("Do not call elt from transforms, or from triggers of a target.")));
+}
+
+void
+elt_batch_set_at_work(bool now)
+{
+	at_work = now;
 }
 
 /* Runs the batch to the end of its transaction, if that is its own. */
@@ -187,7 +183,7 @@ run_leased(Batch *batch, int64 max_changes)
 		(work->own_transaction && work->status.state == 'p') ||
 		(work->own_transaction && work->status.state == 'b' && !work->status.due))
 		return ELT_BATCH_DONE;
-	error = elt_isolate_try(work, hold_target);
+	error = elt_isolate_try(work, elt_batch_hold_target);
 	if (error != NULL)
 	{
 		elt_isolate_give_up(work, error);
@@ -227,9 +223,8 @@ lease(Batch *batch, int max_lanes)
 										 batch->lanes, batch->positions);
 }
 
-/* The target can be neither dropped nor altered until the end of the transaction. */
-static void
-hold_target(EltWork *work)
+void
+elt_batch_hold_target(EltWork *work)
 {
 	LockRelationOid(work->pipeline->target, RowExclusiveLock);
 	elt_target_check(work->pipeline);

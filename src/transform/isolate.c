@@ -271,7 +271,7 @@ quarantine(EltWork *work, List *failures)
 			work->error_class = failure->class;
 			return false;
 		}
-		elt_quarantine_add(work->pipeline, failure->row, failure->error,
+		elt_quarantine_add(work->pipeline, work->window->desc, failure->row, failure->error,
 						   systemic ? "data" : failure->class,
 						   elt_runner_step(work->pipeline, failure->error));
 		work->quarantined++;

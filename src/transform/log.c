@@ -51,6 +51,8 @@
 #define MAX_PASSED_OVER	1000000 /* changes of other lanes in one window */
 #define EXACT_BLOCKS	256		/* a backlog up to here is counted row by row */
 #define SAMPLE_BLOCKS	32		/* a longer one is estimated from this many */
+#define FETCH_GAP		2048	/* change_ids that are read over rather than
+								 * searched behind */
 
 /* How full a window is. */
 typedef struct Filling
@@ -82,8 +84,10 @@ typedef struct LogScan
 	EltLogRow **block;			/* rows of the current block, sorted */
 	int			nblock;
 	int			next;
-	const bool *lanes;			/* which rows to copy; NULL: none */
+	const bool *lanes;			/* which rows to copy; NULL: none ... */
 	int			nlanes;
+	EltLogWanted wanted;		/* ... but those that this is true of */
+	void	   *wanted_arg;
 	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	BlockNumber blocks_read;
 } LogScan;
@@ -325,6 +329,115 @@ elt_log_key_fingerprint(Datum key)
 	return fingerprint;
 }
 
+/* What elt_log_fetch looks for. */
+typedef struct Wanted
+{
+	const int64 *change_ids;
+	int			n;
+} Wanted;
+
+static bool
+is_wanted(const EltLogRow *row, void *arg)
+{
+	Wanted	   *wanted = arg;
+	int			low = 0;
+	int			high = wanted->n - 1;
+
+	while (low <= high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (wanted->change_ids[middle] == row->change_id)
+			return true;
+		if (wanted->change_ids[middle] < row->change_id)
+			low = middle + 1;
+		else
+			high = middle - 1;
+	}
+	return false;
+}
+
+/* Reads on from one to the next where they are near, else searches anew. */
+int
+elt_log_fetch(Oid raw, const char *topic, const int64 *change_ids, int n,
+			  int64 max_bytes, EltLogRow **rows, TupleDesc *desc)
+{
+	Wanted		wanted = {change_ids, n};
+	int64		bytes = 0;
+	int			found = 0;
+	bool		on = true;
+
+	*desc = NULL;
+	while (on && found < n)
+	{
+		LogScan    *scan = scan_begin(raw, change_ids[found] - 1, topic, NULL, 1);
+		bool		near = true;
+		EltLogRow  *row;
+
+		scan->wanted = is_wanted;
+		scan->wanted_arg = &wanted;
+		if (*desc == NULL && scan->copy != NULL)
+			*desc = CreateTupleDescCopy(scan->copy->tts_tupleDescriptor);
+		while (on && near && found < n)
+		{
+			row = scan_next(scan);
+			if (row == NULL || row->change_id > change_ids[found])
+				on = false;
+			else if (row->change_id < change_ids[found] || row->tuple == NULL)
+			{
+				near = change_ids[found] - row->change_id <= FETCH_GAP;
+				pfree(row);
+			}
+			else
+			{
+				rows[found++] = row;
+				bytes += row->tuple->t_len;
+				on = bytes < max_bytes;
+			}
+		}
+		scan_end(scan);
+	}
+	return found;
+}
+
+void
+elt_log_visit(Oid raw, const char *topic, int64 after, int64 upto,
+			  EltLogWanted wanted, EltLogVisit visit, void *arg)
+{
+	LogScan    *scan = scan_begin(raw, after, topic, NULL, 1);
+	EltLogRow  *row;
+
+	scan->wanted = wanted;
+	scan->wanted_arg = arg;
+	while ((row = scan_next(scan)) != NULL && row->change_id <= upto)
+	{
+		if (row->tuple != NULL)
+		{
+			visit(row, arg);
+			pfree(row->tuple);
+		}
+		pfree(row);
+	}
+	scan_end(scan);
+}
+
+EltLogRow *
+elt_log_form(TupleTableSlot *slot, Datum *values, bool *nulls)
+{
+	EltLogRow  *row = palloc0(sizeof(EltLogRow));
+
+	row->change_id = DatumGetInt64(values[ELT_RAW_CHANGE_ID - 1]);
+	row->commit_lsn = DatumGetLSN(values[ELT_RAW_COMMIT_LSN - 1]);
+	row->commit_ts = DatumGetTimestampTz(values[ELT_RAW_COMMIT_TS - 1]);
+	row->key_hash = DatumGetInt32(values[ELT_RAW_KEY_HASH - 1]);
+	row->schema_version = DatumGetInt32(values[ELT_RAW_SCHEMA_VERSION - 1]);
+	row->op = DatumGetChar(values[ELT_RAW_OP - 1]);
+	row->tuple = elt_form_minimal_tuple(slot->tts_tupleDescriptor, values, nulls);
+	ExecStoreMinimalTuple(row->tuple, slot, false);
+	hold_values(row, slot);
+	return row;
+}
+
 /* A copy of a row with another image. */
 EltLogRow *
 elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged)
@@ -517,7 +630,8 @@ add_row(LogScan *scan)
 	}
 	if (scan->walk != NULL)
 		look_at_key(scan, row);
-	if (scan->lanes != NULL && scan->lanes[row->key_hash & (scan->nlanes - 1)])
+	if ((scan->lanes != NULL && scan->lanes[row->key_hash & (scan->nlanes - 1)]) ||
+		(scan->wanted != NULL && scan->wanted(row, scan->wanted_arg)))
 	{
 		row->tuple = ExecCopySlotMinimalTuple(slot);
 		ExecStoreMinimalTuple(row->tuple, scan->copy, false);
@@ -531,7 +645,6 @@ look_at_key(LogScan *scan, EltLogRow *row)
 	bool		isnull;
 	Datum		key = slot_getattr(scan->slot, ELT_RAW_KEY, &isnull);
 
-	row->has_key = !isnull;
 	row->fingerprint = isnull ? 0 : elt_log_key_fingerprint(key);
 	row->partial = !slot_attisnull(scan->slot, ELT_RAW_UNCHANGED);
 	row->matches = scan->walk->matches == NULL || (!isnull && scan->walk->matches(scan->walk->arg, key));

@@ -9,6 +9,7 @@
 #include "access/tupdesc.h"
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "executor/tuptable.h"
 #include "raw.h"
 
 /* One change. The values point into the tuple, are never external, and may be short. */
@@ -24,11 +25,12 @@ typedef struct EltLogRow
 	Datum		before;			/* may be out of line where after is there */
 	Datum		after;
 	Datum		unchanged;
-	MinimalTuple tuple;			/* NULL: not of the lanes that were asked for */
+	MinimalTuple tuple;			/* NULL: not one that was asked for */
+	int64		quarantine_id;	/* comes from elt.quarantine; 0: from the log */
+	bool		failed;			/* was quarantined, or stays so */
 
 	/* set by elt_log_walk only, which gives neither values nor tuple */
 	uint64		fingerprint;	/* of the key; see elt_log_key_fingerprint */
-	bool		has_key;
 	bool		partial;		/* "unchanged" names columns */
 	bool		matches;
 } EltLogRow;
@@ -101,6 +103,28 @@ extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, 
  * accidents that nobody will see.  0 where there is no key.
  */
 extern uint64 elt_log_key_fingerprint(Datum key);
+
+/*
+ * elt_log_fetch
+ *		The changes with these change_ids, which must be sorted, in "rows", up
+ *		to max_bytes of them or to the first that is not there.  Returns how
+ *		many that are, and what describes their tuples.
+ *
+ * elt_log_visit
+ *		Calls back for the changes behind "after" and up to "upto" that are
+ *		wanted, which is asked before their values are there.  They are gone
+ *		after the call.
+ */
+typedef bool (*EltLogWanted) (const EltLogRow *row, void *arg);
+typedef void (*EltLogVisit) (const EltLogRow *row, void *arg);
+
+extern int	elt_log_fetch(Oid raw, const char *topic, const int64 *change_ids, int n,
+						  int64 max_bytes, EltLogRow **rows, TupleDesc *desc);
+extern void elt_log_visit(Oid raw, const char *topic, int64 after, int64 upto,
+						  EltLogWanted wanted, EltLogVisit visit, void *arg);
+
+/* A row of raw staging's columns; the slot is of minimal tuples. */
+extern EltLogRow *elt_log_form(TupleTableSlot *slot, Datum *values, bool *nulls);
 
 extern EltLogRow *elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged);
 

@@ -64,7 +64,6 @@ static void check_key(EltPipeline *pipeline);
 static char *read_transform(const char *text);
 static List *source_columns(const EltSource *source, const char *relation);
 static int64 store(const EltPipeline *pipeline, const char *mode, const char *ordering, int lanes);
-static EltPipeline *own_pipeline(const char *name);
 static bool may_see(const EltPipeline *pipeline);
 static void set_state(int64 pipeline_id, const char *state);
 static double pool_rate(void);
@@ -422,7 +421,7 @@ store(const EltPipeline *pipeline, const char *mode, const char *ordering, int l
 Datum
 elt_drop_pipeline(PG_FUNCTION_ARGS)
 {
-	EltPipeline *pipeline = own_pipeline(elt_argument_text(fcinfo, 0, "name"));
+	EltPipeline *pipeline = elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"));
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
 	EltSpi		spi;
@@ -439,14 +438,14 @@ elt_drop_pipeline(PG_FUNCTION_ARGS)
 Datum
 elt_pause_pipeline(PG_FUNCTION_ARGS)
 {
-	set_state(own_pipeline(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "paused");
+	set_state(elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "paused");
 	PG_RETURN_VOID();
 }
 
 Datum
 elt_resume_pipeline(PG_FUNCTION_ARGS)
 {
-	set_state(own_pipeline(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "running");
+	set_state(elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"))->pipeline_id, "running");
 	PG_RETURN_VOID();
 }
 
@@ -464,9 +463,8 @@ set_state(int64 pipeline_id, const char *state)
 	elt_config_changed();
 }
 
-/* The pipeline, if the caller may change it. */
-static EltPipeline *
-own_pipeline(const char *name)
+EltPipeline *
+elt_pipeline_own(const char *name)
 {
 	EltPipeline *pipeline = elt_catalog_pipeline(name, false);
 
@@ -487,7 +485,7 @@ own_pipeline(const char *name)
 Datum
 elt_transform(PG_FUNCTION_ARGS)
 {
-	EltPipeline *pipeline = own_pipeline(elt_argument_text(fcinfo, 0, "name"));
+	EltPipeline *pipeline = elt_pipeline_own(elt_argument_text(fcinfo, 0, "name"));
 	int64		limit = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	EltBatchCounts counts = {0};
 	EltBatchEnd end = ELT_BATCH_MORE;

@@ -27,6 +27,7 @@
 #include "commands/async.h"
 #include "commands/prepare.h"
 #include "common/pg_prng.h"
+#include "control/stats.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
@@ -36,6 +37,7 @@
 #include "storage/lock.h"
 #include "transform/batch.h"
 #include "transform/log.h"
+#include "transform/resolve.h"
 #include "transform/transform_catalog.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -74,7 +76,10 @@ static void load_tasks(Pool *pool);
 static bool run_round(Pool *pool);
 static bool look(Pool *pool);
 static bool is_due(const Task *task, TimestampTz now);
+static bool retry_is_due(const Task *task, TimestampTz now);
+static void retry_waiting(Pool *pool, Task *task);
 static bool run_task(Pool *pool, Task *task);
+static void leave_temporary_schema(void);
 static void retry_undrained(Pool *pool);
 static void clean_session(Pool *pool, Oid owner);
 static int	lanes_to_lease(const Task *task);
@@ -131,6 +136,8 @@ run_round(Pool *pool)
 	{
 		Task	   *task = lfirst(lc);
 
+		if (retry_is_due(task, GetCurrentTimestamp()) && elt_worker_nap(0))
+			retry_waiting(pool, task);
 		if (is_due(task, GetCurrentTimestamp()) && elt_worker_nap(0))
 			worked |= run_task(pool, task);
 	}
@@ -159,7 +166,7 @@ look(Pool *pool)
 		if (tail != task->tail)
 			task->idle = false;
 		task->tail = tail;
-		work |= is_due(task, now);
+		work |= is_due(task, now) || retry_is_due(task, now);
 	}
 	MemoryContextSwitchTo(old);
 	elt_worker_commit();
@@ -203,6 +210,29 @@ is_due(const Task *task, TimestampTz now)
 	if (task->due_at != 0)
 		return task->due_at <= now;
 	return !task->idle && task->tail > task->drained_to;
+}
+
+/* Whether a change of its quarantine waits that is to be tried again now. */
+static bool
+retry_is_due(const Task *task, TimestampTz now)
+{
+	TimestampTz at = elt_stats_retry_at(task->pipeline->pipeline_id);
+
+	return task->pipeline->state == 'r' && at != 0 && at <= now;
+}
+
+static void
+retry_waiting(Pool *pool, Task *task)
+{
+	MemoryContext old;
+
+	clean_session(pool, task->pipeline->owner);
+	elt_registry_set_activity("retrying", task->pipeline->name);
+	MemoryContextReset(pool->round);
+	old = MemoryContextSwitchTo(pool->round);
+	elt_resolve_due(task->pipeline);
+	MemoryContextSwitchTo(old);
+	leave_temporary_schema();
 }
 
 /* Runs a batch; true where there may be another at once. */
@@ -256,16 +286,20 @@ run_task(Pool *pool, Task *task)
 			break;
 	}
 
-	/* what a user left in the temporary schema must not meet another user */
-	{
-		Oid			temp_namespace;
-		Oid			temp_toast_namespace;
-
-		GetTempNamespaceState(&temp_namespace, &temp_toast_namespace);
-		if (OidIsValid(temp_namespace))
-			elt_registry_finish();	/* and comes again at once */
-	}
+	leave_temporary_schema();
 	return end == ELT_BATCH_MORE;
+}
+
+/* What a user left in the temporary schema must not meet another user. */
+static void
+leave_temporary_schema(void)
+{
+	Oid			temp_namespace;
+	Oid			temp_toast_namespace;
+
+	GetTempNamespaceState(&temp_namespace, &temp_toast_namespace);
+	if (OidIsValid(temp_namespace))
+		elt_registry_finish();	/* and comes again at once */
 }
 
 /*
@@ -339,7 +373,7 @@ retry_time(Task *task)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 }
 
-/* Until the next retry or probe, at most MAX_NAP_MS; less where others have lanes. */
+/* Until the next retry, of a batch or of a quarantined change, or probe; at most MAX_NAP_MS; less where others have lanes. */
 static long
 nap_ms(const Pool *pool)
 {
@@ -351,6 +385,10 @@ nap_ms(const Pool *pool)
 	{
 		Task	   *task = lfirst(lc);
 
+		TimestampTz retry_at = elt_stats_retry_at(task->pipeline->pipeline_id);
+
+		if (retry_at != 0 && task->pipeline->state == 'r')
+			nap = Min(nap, Max(1, TimestampDifferenceMilliseconds(now, retry_at)));
 		if (task->due_at == 0 && task->tail > task->drained_to)
 			nap = Min(nap, UNDRAINED_NAP_MS);
 		if (task->due_at != 0)

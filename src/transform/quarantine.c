@@ -15,13 +15,31 @@
 
 #include <ctype.h>
 
+#include "capture/change.h"
 #include "catalog/pg_type.h"
 #include "common/md5.h"
+#include "control/stats.h"
+#include "executor/tuptable.h"
 #include "transform/quarantine.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define MAX_TRIES	12			/* of a change that waits for a dependency */
+
+/* What an error says, as parameters of SQL. */
+#define NFACTS		13
+#define FACT_TYPES	INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID
+
+typedef struct ErrorFacts
+{
+	Datum		values[NFACTS];
+	char		nulls[NFACTS];
+	char	   *fingerprint;
+} ErrorFacts;
 
 typedef struct BlockedEntry
 {
@@ -36,7 +54,14 @@ struct EltBlockedKeys
 };
 
 static BlockedEntry *entry_of(EltBlockedKeys *blocked, int32 key_hash);
+static void read_facts(ErrorFacts *facts, const EltPipeline *pipeline, const ErrorData *error,
+					   const char *error_class, const char *step);
+static TimestampTz insert(const EltPipeline *pipeline, TupleDesc desc, const EltLogRow *row, const ErrorFacts *facts);
+static TimestampTz failed_again(const EltLogRow *row, const ErrorFacts *facts);
+static TimestampTz returned_time(EltSpi *spi);
+static int	compare_ids(const void *a, const void *b);
 static Datum bigint_array(EltLogRow **rows, int nrows);
+static Datum quarantine_id_array(EltLogRow **rows, int nrows);
 static Datum key_hash_array(EltLogRow **rows, int nrows);
 static Datum op_array(EltLogRow **rows, int nrows);
 static Datum key_array(EltLogRow **rows, int nrows);
@@ -159,54 +184,144 @@ elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *c
 /* ---- writes ---- */
 
 char *
-elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
+elt_quarantine_add(const EltPipeline *pipeline, TupleDesc desc, EltLogRow *row,
 				   const ErrorData *error, const char *error_class, const char *step)
 {
-	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TEXTOID, INT8OID, CHAROID, JSONBOID, INT4OID,
-		JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID, TEXTOID};
+	ErrorFacts	facts;
+	TimestampTz retry_at;
+
+	read_facts(&facts, pipeline, error, error_class, step);
+	row->failed = true;
+	if (row->quarantine_id != 0)
+		retry_at = failed_again(row, &facts);
+	else
+		retry_at = insert(pipeline, desc, row, &facts);
+	elt_quarantine_note_retry(pipeline->pipeline_id, retry_at);
+	return facts.fingerprint;
+}
+
+static void
+read_facts(ErrorFacts *facts, const EltPipeline *pipeline, const ErrorData *error,
+		   const char *error_class, const char *step)
+{
+	Datum	   *values = facts->values;
+	char	   *nulls = facts->nulls;
+
+	facts->fingerprint = fingerprint_of(error, step);
+	memset(nulls, ' ', NFACTS);
+	values[0] = Int32GetDatum(pipeline->version);
+	values[1] = CStringGetTextDatum(step);
+	values[2] = CStringGetTextDatum(error_class);
+	values[3] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	values[4] = CStringGetTextDatum(error->message ? error->message : "");
+	values[5] = text_or_null(error->detail, &nulls[5]);
+	values[6] = text_or_null(error->hint, &nulls[6]);
+	values[7] = text_or_null(error->context, &nulls[7]);
+	values[8] = text_or_null(error->schema_name, &nulls[8]);
+	values[9] = text_or_null(error->table_name, &nulls[9]);
+	values[10] = text_or_null(error->column_name, &nulls[10]);
+	values[11] = text_or_null(error->constraint_name, &nulls[11]);
+	values[12] = CStringGetTextDatum(facts->fingerprint);
+}
+
+/* Both return when the change is to be tried again; 0: not by itself. */
+static TimestampTz
+insert(const EltPipeline *pipeline, TupleDesc desc, const EltLogRow *row, const ErrorFacts *facts)
+{
+	Oid			types[] = {FACT_TYPES, INT8OID, TEXTOID, TEXTOID, JSONBOID,
+		INT8OID, PG_LSNOID, PG_LSNOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT4OID, INT4OID,
+	CHAROID, TEXTOID, JSONBOID, JSONBOID, TEXTARRAYOID};
 	Datum		values[lengthof(types)];
 	char		nulls[lengthof(types) + 1];
-	char	   *fingerprint = fingerprint_of(error, step);
-	Datum		record = row->after ? row->after : row->before ? row->before : row->key;
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	Datum		record = row->op != ELT_OP_DELETE ? row->after : row->before ? row->before : row->key;
+	TimestampTz retry_at;
 	EltSpi		spi;
+	int			n = NFACTS;
 
 	memset(nulls, ' ', lengthof(types));
 	nulls[lengthof(types)] = '\0';
-	values[0] = Int64GetDatum(pipeline->pipeline_id);
-	values[1] = CStringGetTextDatum(pipeline->name);
-	values[2] = Int32GetDatum(pipeline->version);
-	values[3] = CStringGetTextDatum(pipeline->source);
-	values[4] = Int64GetDatum(row->change_id);
-	values[5] = CharGetDatum(row->op);
-	values[6] = row->key;
-	nulls[6] = row->key ? ' ' : 'n';
-	values[7] = Int32GetDatum(row->key_hash);
-	values[8] = record;
-	nulls[8] = record ? ' ' : 'n';
-	values[9] = CStringGetTextDatum(step);
-	values[10] = CStringGetTextDatum(error_class);
-	values[11] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	values[12] = CStringGetTextDatum(error->message ? error->message : "");
-	values[13] = text_or_null(error->detail, &nulls[13]);
-	values[14] = text_or_null(error->hint, &nulls[14]);
-	values[15] = text_or_null(error->context, &nulls[15]);
-	values[16] = text_or_null(error->schema_name, &nulls[16]);
-	values[17] = text_or_null(error->table_name, &nulls[17]);
-	values[18] = text_or_null(error->column_name, &nulls[18]);
-	values[19] = text_or_null(error->constraint_name, &nulls[19]);
-	values[20] = CStringGetTextDatum(fingerprint);
+	memcpy(values, facts->values, sizeof(facts->values));
+	memcpy(nulls, facts->nulls, sizeof(facts->nulls));
+	values[n++] = Int64GetDatum(pipeline->pipeline_id);
+	values[n++] = CStringGetTextDatum(pipeline->name);
+	values[n++] = CStringGetTextDatum(pipeline->source);
+	values[n] = record;
+	nulls[n++] = record ? ' ' : 'n';
+
+	/* the columns of raw staging in their order, but for the new image */
+	ExecStoreMinimalTuple(row->tuple, slot, false);
+	slot_getallattrs(slot);
+	for (int column = 0; column < ELT_RAW_NCOLUMNS; column++)
+	{
+		if (column == ELT_RAW_AFTER - 1)
+			continue;
+		values[n] = slot->tts_values[column];
+		nulls[n++] = slot->tts_isnull[column] ? 'n' : ' ';
+	}
 
 	elt_spi_begin(&spi);
-	elt_spi_run("INSERT INTO elt.quarantine (pipeline_id, pipeline, version, source, change_id, op, key, key_hash, "
-				"record, step, error_class, sqlstate, message, detail, hint, context, schema_name, table_name, "
-				"column_name, constraint_name, fingerprint, status, next_retry_at) "
-				"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, "
-				"CASE $11 WHEN 'dependency' THEN 'waiting' ELSE 'open' END, "
-				"CASE $11 WHEN 'dependency' THEN now() + interval '5 s' END)",
+	elt_spi_run("INSERT INTO elt.quarantine (version, step, error_class, sqlstate, message, detail, hint, context, "
+				"schema_name, table_name, column_name, constraint_name, fingerprint, pipeline_id, pipeline, source, record, "
+				"change_id, commit_lsn, lsn, xid, commit_ts, staged_at, seq, key_hash, schema_version, "
+				"op, relation, key, before, unchanged, status, next_retry_at) "
+				"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
+				"$18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, "
+				"CASE $3 WHEN 'dependency' THEN 'waiting' ELSE 'open' END, "
+				"CASE $3 WHEN 'dependency' THEN clock_timestamp() + interval '5 s' END) RETURNING next_retry_at",
 				lengthof(types), types, values, nulls);
+	retry_at = returned_time(&spi);
 	elt_spi_end(&spi);
-	return fingerprint;
+	ExecDropSingleTupleTableSlot(slot);
+	return retry_at;
+}
+
+/* The wait doubles from 5 s to 1 h; after MAX_TRIES it is over. */
+static TimestampTz
+failed_again(const EltLogRow *row, const ErrorFacts *facts)
+{
+	Oid			types[] = {FACT_TYPES, INT8OID, INT4OID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types) + 1];
+	TimestampTz retry_at;
+	EltSpi		spi;
+
+	memcpy(values, facts->values, sizeof(facts->values));
+	memcpy(nulls, facts->nulls, sizeof(facts->nulls));
+	values[NFACTS] = Int64GetDatum(row->quarantine_id);
+	values[NFACTS + 1] = Int32GetDatum(MAX_TRIES);
+	strcpy(nulls + NFACTS, "  ");
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.quarantine SET version = $1, step = $2, error_class = $3, sqlstate = $4, message = $5, "
+				"detail = $6, hint = $7, context = $8, schema_name = $9, table_name = $10, column_name = $11, "
+				"constraint_name = $12, fingerprint = $13, retry_count = retry_count + 1, last_failed_at = clock_timestamp(), "
+				"status = CASE WHEN $3 = 'dependency' AND retry_count + 1 < $15 THEN 'waiting' ELSE 'open' END, "
+				"next_retry_at = CASE WHEN $3 = 'dependency' AND retry_count + 1 < $15 "
+				"THEN clock_timestamp() + least(interval '5 s' * power(2, retry_count + 1), interval '1 h') END "
+				"WHERE quarantine_id = $14 RETURNING next_retry_at", lengthof(types), types, values, nulls);
+	retry_at = returned_time(&spi);
+	elt_spi_end(&spi);
+	return retry_at;
+}
+
+static TimestampTz
+returned_time(EltSpi *spi)
+{
+	bool		isnull;
+	Datum		value = elt_spi_datum(spi, 0, 1, &isnull);
+
+	return isnull ? 0 : DatumGetTimestampTz(value);
+}
+
+/* A hint to the workers, who look for themselves: no harm if this is rolled back. */
+void
+elt_quarantine_note_retry(int64 pipeline_id, TimestampTz retry_at)
+{
+	TimestampTz noted = elt_stats_retry_at(pipeline_id);
+
+	if (retry_at != 0 && (noted == 0 || retry_at < noted))
+		elt_stats_set_retry_at(pipeline_id, retry_at);
 }
 
 void
@@ -223,6 +338,56 @@ elt_quarantine_park(const EltPipeline *pipeline, EltLogRow **rows, int nrows)
 	elt_spi_end(&spi);
 }
 
+int
+elt_quarantine_unpark(const EltPipeline *pipeline, EltLogRow **rows, int nrows, int64 **change_ids)
+{
+	Oid			types[] = {INT8OID, INT4ARRAYOID, JSONBARRAYOID};
+	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id), key_hash_array(rows, nrows), key_array(rows, nrows)};
+	int			n;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	n = (int) elt_spi_run("DELETE FROM elt.parked k USING (SELECT DISTINCT * FROM unnest($2, $3)) AS a (key_hash, key) "
+						  "WHERE k.pipeline_id = $1 AND k.key_hash = a.key_hash AND k.key IS NOT DISTINCT FROM a.key "
+						  "RETURNING k.change_id", 3, types, values, NULL);
+	*change_ids = MemoryContextAllocHuge(spi.caller_context, Max(n, 1) * sizeof(int64));
+	for (int i = 0; i < n; i++)
+		(*change_ids)[i] = elt_spi_int64(i, 1);
+	elt_spi_end(&spi);
+	qsort(*change_ids, n, sizeof(int64), compare_ids);
+	return n;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return (left > right) - (left < right);
+}
+
+int64
+elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const char *by, const char *note)
+{
+	Oid			types[] = {INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID};
+	char		nulls[] = "    ";
+	Datum		values[lengthof(types)];
+	int64		resolved;
+	EltSpi		spi;
+
+	values[0] = quarantine_id_array(rows, nrows);
+	values[1] = CStringGetTextDatum(status);
+	values[2] = CStringGetTextDatum(by);
+	values[3] = text_or_null(note, &nulls[3]);
+	elt_spi_begin(&spi);
+	resolved = elt_spi_run("UPDATE elt.quarantine SET status = $2, resolved_at = now(), resolved_by = $3, "
+						   "next_retry_at = NULL, note = CASE WHEN $4 IS NULL THEN note ELSE concat_ws('; ', note, $4) END "
+						   "WHERE quarantine_id = ANY ($1) AND status IN ('open', 'waiting')", 4, types, values, nulls);
+	elt_spi_end(&spi);
+	return resolved;
+}
+
 int64
 elt_quarantine_supersede(const EltPipeline *pipeline, EltLogRow **rows, int nrows)
 {
@@ -234,7 +399,7 @@ elt_quarantine_supersede(const EltPipeline *pipeline, EltLogRow **rows, int nrow
 
 	elt_spi_begin(&spi);
 	superseded = elt_spi_run("UPDATE elt.quarantine q SET status = 'superseded', resolved_at = now(), resolved_by = 'elt', "
-							 "note = 'superseded by change ' || a.change_id "
+							 "next_retry_at = NULL, note = concat_ws('; ', q.note, 'superseded by change ' || a.change_id) "
 							 "FROM unnest($2, $3, $4) AS a (change_id, key_hash, key) "
 							 "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') AND q.key_hash = a.key_hash "
 							 "AND q.key = a.key AND q.change_id < a.change_id", 4, types, values, NULL);
@@ -252,7 +417,7 @@ elt_quarantine_supersede_before(const EltPipeline *pipeline, int64 change_id)
 
 	elt_spi_begin(&spi);
 	superseded = elt_spi_run("UPDATE elt.quarantine SET status = 'superseded', resolved_at = now(), resolved_by = 'elt', "
-							 "note = 'superseded by truncate, change ' || $2 "
+							 "next_retry_at = NULL, note = concat_ws('; ', note, 'superseded by truncate, change ' || $2) "
 							 "WHERE pipeline_id = $1 AND status IN ('open', 'waiting') AND change_id < $2",
 							 2, types, values, NULL);
 	superseded += elt_spi_run("DELETE FROM elt.parked WHERE pipeline_id = $1 AND change_id < $2",
@@ -268,6 +433,16 @@ bigint_array(EltLogRow **rows, int nrows)
 
 	for (int i = 0; i < nrows; i++)
 		datums[i] = Int64GetDatum(rows[i]->change_id);
+	return PointerGetDatum(construct_array(datums, nrows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+static Datum
+quarantine_id_array(EltLogRow **rows, int nrows)
+{
+	Datum	   *datums = palloc(nrows * sizeof(Datum));
+
+	for (int i = 0; i < nrows; i++)
+		datums[i] = Int64GetDatum(rows[i]->quarantine_id);
 	return PointerGetDatum(construct_array(datums, nrows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 

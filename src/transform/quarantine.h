@@ -19,16 +19,32 @@ extern bool elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLog
 /* change_ids that are quarantined and unresolved; at least those among the rows that are. */
 extern int64 *elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *count);
 
-/* Returns the error's fingerprint. */
-extern char *elt_quarantine_add(const EltPipeline *pipeline, const EltLogRow *row,
+/*
+ * Records a failure, of a change from the log by a new row, of a quarantined
+ * one in its row.  desc describes the row's tuple.  Returns the error's
+ * fingerprint.
+ */
+extern char *elt_quarantine_add(const EltPipeline *pipeline, TupleDesc desc, EltLogRow *row,
 								const ErrorData *error, const char *error_class, const char *step);
 extern void elt_quarantine_park(const EltPipeline *pipeline, EltLogRow **rows, int nrows);
+
+/*
+ * Takes away what is parked behind the keys of these rows; returns how many
+ * changes that were, and their change_ids, sorted.
+ */
+extern int	elt_quarantine_unpark(const EltPipeline *pipeline, EltLogRow **rows, int nrows, int64 **change_ids);
 
 /* Marks older unresolved changes of these keys superseded; returns how many. */
 extern int64 elt_quarantine_supersede(const EltPipeline *pipeline, EltLogRow **rows, int nrows);
 
 /* The same for all that came before a truncate. */
 extern int64 elt_quarantine_supersede_before(const EltPipeline *pipeline, int64 change_id);
+
+/* Resolves quarantined changes, as far as they are still unresolved; returns how many were. */
+extern int64 elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const char *by, const char *note);
+
+/* Tells the workers that a change is due then; 0: that none is. */
+extern void elt_quarantine_note_retry(int64 pipeline_id, TimestampTz retry_at);
 
 extern bool elt_log_same_key(const EltLogRow *a, const EltLogRow *b);
 

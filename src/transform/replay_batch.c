@@ -28,8 +28,10 @@
  * the target's key tells which row to overwrite, and only the newest change
  * of each key of the source counts.  Without either a replay is refused.
  *
- * Keys with an unresolved quarantined change are not touched (ordering
- * strict), nor are changes that are quarantined themselves.
+ * Keys with an unresolved quarantined change are not touched meanwhile
+ * (ordering strict), nor are changes that are quarantined themselves.  Of
+ * these, those that were selected are tried again at the end, as by
+ * elt.replay_quarantine, with what is parked behind them.
  */
 #include "postgres.h"
 
@@ -39,6 +41,7 @@
 #include "catalog/pg_type.h"
 #include "guc.h"
 #include "storage/lmgr.h"
+#include "transform/batch.h"
 #include "transform/collapse.h"
 #include "transform/isolate.h"
 #include "transform/replay.h"
@@ -53,6 +56,7 @@
 
 #define SCAN_CHANGES	500000	/* that one transaction looks at */
 #define PACED_PARTS		4		/* batches per second, at least, with a rate */
+#define QUARANTINE_CHANGES	1000	/* that are tried again at once */
 #define BREAKER_CHANGES	100		/* more than one in 20 of at least so many
 								 * failed: it is not the records' fault */
 
@@ -84,7 +88,7 @@ static void walk(EltReplay *replay, int64 after, int64 upto, int64 max_changes);
 static bool matches(void *arg, Datum key);
 static void visit(void *arg, const EltLogRow *row);
 static void apply(EltReplay *replay);
-static void end_group(EltReplay *replay);
+static void end_group(EltReplay *replay, bool unresolved);
 static void note_progress_of_lanes(EltReplay *replay, const int64 *positions);
 static EltLogWindow *read_window(EltReplay *replay, int64 upto);
 static void choose(EltReplay *replay, EltWork *work, Fate *fates);
@@ -96,8 +100,10 @@ static void count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int 
 static bool ignores_deletes(const EltReplay *replay);
 static void carry(EltReplay *replay, const EltLogRow *row);
 static EltLogRow *complete(EltReplay *replay, TupleDesc desc, EltLogRow *row);
-static EltLogWindow *read_one(EltReplay *replay, int64 change_id, int32 key_hash);
 static CarriedKey carried_key(const EltLogRow *row);
+static void retry_quarantined(EltReplay *replay);
+static bool *select_quarantined(EltReplay *replay, const int64 *change_ids, int n);
+static void retry(EltReplay *replay, Datum *quarantine_ids, int n);
 static bool lists_all(List *names, List *wanted);
 static bool has_index_on(Oid table, AttrNumber attnum);
 
@@ -227,7 +233,9 @@ elt_replay_step(EltReplay *replay)
 {
 	PushActiveSnapshot(GetTransactionSnapshot());
 	elt_replay_load(replay);
-	if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
+	if (replay->run.phase == ELT_REPLAY_QUARANTINE)
+		retry_quarantined(replay);
+	else if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
 		scan(replay);
 	else
 		apply(replay);
@@ -368,7 +376,7 @@ apply(EltReplay *replay)
 	end = Min(end, run->range.to_change);
 	if (replay->read_to >= end)
 	{
-		end_group(replay);
+		end_group(replay, work->status.unresolved);
 		return;
 	}
 
@@ -413,9 +421,9 @@ apply(EltReplay *replay)
 	run->position = Max(run->position, end);
 }
 
-/* These lanes are done: the next ones, or the end. */
+/* These lanes are done: the next ones, or what is quarantined, or the end. */
 static void
-end_group(EltReplay *replay)
+end_group(EltReplay *replay, bool unresolved)
 {
 	EltReplayRun *run = &replay->run;
 
@@ -426,6 +434,11 @@ end_group(EltReplay *replay)
 		run->position = Max(run->range.from_change - 1, 0);
 		run->phase = ELT_REPLAY_SCAN;
 		replay->newest = NULL;
+	}
+	else if (unresolved)
+	{
+		run->position = 0;
+		run->phase = ELT_REPLAY_QUARANTINE;
 	}
 	else
 		replay->finished = true;
@@ -694,43 +707,17 @@ complete(EltReplay *replay, TupleDesc desc, EltLogRow *row)
 	CarriedKey	key = carried_key(row);
 	Carried    *entry = replay->carried ? hash_search(replay->carried, &key, HASH_FIND, NULL) : NULL;
 	EltLogRow **rows;
-	int			nrows = 0;
+	int			nrows;
+	TupleDesc	fetched;
 
 	if (row->unchanged == 0 || entry == NULL)
 		return row;
 	rows = palloc((entry->count + 1) * sizeof(EltLogRow *));
-	for (int i = 0; i < entry->count; i++)
-	{
-		EltLogWindow *window = read_one(replay, entry->change_ids[i], row->key_hash);
-
-		if (window->nrows == 1)
-			rows[nrows++] = window->rows[0];
-	}
+	nrows = elt_log_fetch(elt_pipeline_raw(replay->pipeline), elt_pipeline_topic(replay->pipeline),
+						  entry->change_ids, entry->count, PG_INT64_MAX, rows, &fetched);
 	rows[nrows++] = row;
 	(void) elt_collapse(desc, rows, nrows, rows);
 	return rows[0];
-}
-
-static EltLogWindow *
-read_one(EltReplay *replay, int64 change_id, int32 key_hash)
-{
-	bool		lanes[ELT_MAX_LANES] = {false};
-	EltLogRequest request = {0};
-	EltLogWindow *window;
-
-	lanes[key_hash & (replay->pipeline->lanes - 1)] = true;
-	request.raw = elt_pipeline_raw(replay->pipeline);
-	request.topic = elt_pipeline_topic(replay->pipeline);
-	request.after = change_id - 1;
-	request.upto = change_id;
-	request.lanes = lanes;
-	request.nlanes = replay->pipeline->lanes;
-	request.max_changes = 1;
-	request.max_bytes = 1;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	window = elt_log_read(&request);
-	PopActiveSnapshot();
-	return window;
 }
 
 static CarriedKey
@@ -741,4 +728,118 @@ carried_key(const EltLogRow *row)
 	key.fingerprint = elt_log_key_fingerprint(row->key);
 	key.key_hash = row->key_hash;
 	return key;
+}
+
+/* ---- changes that were quarantined before ---- */
+
+static void
+retry_quarantined(EltReplay *replay)
+{
+	EltReplayRun *run = &replay->run;
+	int			limit = run->rate > 0 ? Min(QUARANTINE_CHANGES, Max(run->rate / PACED_PARTS, 1)) : QUARANTINE_CHANGES;
+	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(run->pipeline_id), Int64GetDatum(run->range.from_change),
+		Int64GetDatum(run->range.to_change), Int64GetDatum(run->position), Int64GetDatum(run->run_id),
+	Int64GetDatum(limit)};
+	int			n;
+	int64	   *change_ids;
+	Datum	   *quarantine_ids;
+	bool	   *selected;
+	int			nselected = 0;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	n = (int) elt_spi_run("SELECT q.quarantine_id, q.change_id FROM elt.quarantine q "
+						  "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') AND q.change_id BETWEEN $2 AND $3 "
+						  "AND q.quarantine_id > $4 "
+						  "AND q.first_failed_at < (SELECT r.started_at FROM elt.replay_runs r WHERE r.run_id = $5) "
+						  "ORDER BY q.quarantine_id LIMIT $6", lengthof(types), types, values, NULL);
+	change_ids = MemoryContextAlloc(spi.caller_context, Max(n, 1) * sizeof(int64));
+	quarantine_ids = MemoryContextAlloc(spi.caller_context, Max(n, 1) * sizeof(Datum));
+	for (int i = 0; i < n; i++)
+	{
+		quarantine_ids[i] = Int64GetDatum(elt_spi_int64(i, 1));
+		change_ids[i] = elt_spi_int64(i, 2);
+	}
+	elt_spi_end(&spi);
+	if (n == 0)
+	{
+		replay->finished = true;
+		return;
+	}
+
+	run->position = DatumGetInt64(quarantine_ids[n - 1]);
+	selected = select_quarantined(replay, change_ids, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (selected[i])
+			quarantine_ids[nselected++] = quarantine_ids[i];
+	}
+	replay->paced += nselected;
+	if (nselected > 0)
+		retry(replay, quarantine_ids, nselected);
+}
+
+/* Which of these changes the bounds, keys and filter select, by what raw staging has of them. */
+static bool *
+select_quarantined(EltReplay *replay, const int64 *change_ids, int n)
+{
+	EltReplayRange *range = &replay->run.range;
+	bool	   *selected = palloc0(n * sizeof(bool));
+	int64	   *sorted = palloc(n * sizeof(int64));
+	EltLogRow **rows = palloc(n * sizeof(EltLogRow *));
+	bool	   *holds = palloc0(n * sizeof(bool));
+	TupleDesc	desc;
+	int			done = 0;
+
+	memcpy(sorted, change_ids, n * sizeof(int64));
+	qsort(sorted, n, sizeof(int64), compare_int64);
+	while (done < n)
+	{
+		int			nrows = elt_log_fetch(elt_pipeline_raw(replay->pipeline), elt_pipeline_topic(replay->pipeline),
+										  sorted + done, n - done, elt_batch_bytes_kb * (int64) 1024, rows, &desc);
+		int			ncandidates = 0;
+
+		for (int i = 0; i < nrows; i++)
+		{
+			if (elt_replay_range_contains(range, rows[i]) && elt_replay_range_matches_key(range, rows[i]->key))
+				rows[ncandidates++] = rows[i];
+		}
+		for (int i = 0; i < ncandidates; i++)
+			holds[i] = (range->filter == NULL);
+		if (range->filter != NULL && ncandidates > 0)
+			elt_runner_filter(replay->pipeline, range->filter, desc, rows, ncandidates, holds);
+		for (int i = 0; i < ncandidates; i++)
+		{
+			for (int j = 0; holds[i] && j < n; j++)
+				selected[j] = selected[j] || change_ids[j] == rows[i]->change_id;
+		}
+
+		/*
+		 * raw staging has lost the one that fetching ended at, if it got
+		 * nowhere
+		 */
+		done += Max(nrows, 1);
+	}
+	return selected;
+}
+
+static void
+retry(EltReplay *replay, Datum *quarantine_ids, int n)
+{
+	Oid			types[] = {TEXTOID, INT8ARRAYOID, INT4OID};
+	Datum		values[] = {CStringGetTextDatum(replay->pipeline->name),
+		PointerGetDatum(construct_array(quarantine_ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+	Int32GetDatum(n)};
+	EltSpi		spi;
+
+	/* it is a batch of its own, not one inside of a batch */
+	elt_batch_set_at_work(false);
+	elt_spi_begin(&spi);
+	elt_spi_run("SELECT count(*) FILTER (WHERE q.outcome = 'replayed'), count(*) FILTER (WHERE q.outcome = 'superseded') "
+				"FROM elt.replay_quarantine(pipeline => $1, ids => $2, max_rows => $3) AS q", 3, types, values, NULL);
+	replay->run.counts.applied += elt_spi_int64(0, 1);
+	replay->run.counts.superseded += elt_spi_int64(0, 2);
+	elt_spi_end(&spi);
+	elt_batch_set_at_work(true);
 }

@@ -8,6 +8,8 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "control/registry.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "transform/transform_catalog.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -18,6 +20,7 @@
 
 #define TOPIC_PREFIX	"message:"
 
+static LOCKTAG queue_of(int64 pipeline_id);
 static Datum int_array(const int *values, int n);
 
 /* False where the pipeline is gone. */
@@ -118,8 +121,11 @@ elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positi
 	Oid			types[] = {INT8OID, INT8OID};
 	Datum		values[] = {Int64GetDatum(pipeline_id), Int64GetDatum(max_lanes)};
 	uint64		rows;
+	LOCKTAG		queue = queue_of(pipeline_id);
 	EltSpi		spi;
 
+	if (LockAcquire(&queue, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return 0;
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT lane, position FROM elt.checkpoints WHERE pipeline_id = $1 "
 					   "ORDER BY position, lane LIMIT $2 FOR UPDATE SKIP LOCKED", 2, types, values, NULL);
@@ -129,7 +135,67 @@ elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positi
 		positions[row] = elt_spi_int64(row, 2);
 	}
 	elt_spi_end(&spi);
+	LockRelease(&queue, RowExclusiveLock, false);
 	return (int) Min(rows, ELT_MAX_LANES);
+}
+
+int64
+elt_checkpoint_lock(int64 pipeline_id, const bool *wanted, bool wait, bool *held, int64 *positions)
+{
+	Oid			types[] = {INT8OID, INT4ARRAYOID};
+	int			lanes[ELT_MAX_LANES];
+	Datum		values[2];
+	int			nlanes = 0;
+	uint64		rows;
+	int64		highest = -1;
+	LOCKTAG		queue = queue_of(pipeline_id);
+	EltSpi		spi;
+
+	for (int lane = 0; lane < ELT_MAX_LANES; lane++)
+	{
+		held[lane] = false;
+		if (wanted[lane])
+			lanes[nlanes++] = lane;
+	}
+	values[0] = Int64GetDatum(pipeline_id);
+	values[1] = int_array(lanes, nlanes);
+
+	if (wait)
+		(void) LockAcquire(&queue, ShareLock, false, false);
+	elt_spi_begin(&spi);
+	if (wait)
+		rows = elt_spi_run("SELECT lane, position FROM elt.checkpoints WHERE pipeline_id = $1 AND lane = ANY ($2) "
+						   "ORDER BY lane FOR UPDATE", 2, types, values, NULL);
+	else
+		rows = elt_spi_run("SELECT lane, position FROM elt.checkpoints WHERE pipeline_id = $1 AND lane = ANY ($2) "
+						   "ORDER BY lane FOR UPDATE SKIP LOCKED", 2, types, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int			lane = (int) elt_spi_int64(row, 1);
+
+		held[lane] = true;
+		positions[lane] = elt_spi_int64(row, 2);
+		highest = Max(highest, positions[lane]);
+	}
+	elt_spi_end(&spi);
+	if (wait)
+		LockRelease(&queue, ShareLock, false);
+	return highest;
+}
+
+/*
+ * The way to a pipeline's lanes.  A busy worker takes its lanes again at once,
+ * before one that waits for them has woken up; so who waits shuts the others
+ * out until all of its lanes are there.  Apart from the locks of sources and
+ * of SQL's functions by the last field.
+ */
+static LOCKTAG
+queue_of(int64 pipeline_id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (pipeline_id >> 32), (uint32) pipeline_id, 4);
+	return tag;
 }
 
 void

@@ -29,8 +29,18 @@ extern Oid	elt_pipeline_raw(EltPipeline *pipeline);
 /* Topics are named 'message:<topic>' as a pipeline's relation. */
 extern const char *elt_pipeline_topic(const EltPipeline *pipeline);
 
-/* Leases free lanes, those furthest behind first; returns how many. */
+/*
+ * elt_checkpoint_lease
+ *		Leases free lanes, those furthest behind first; returns how many: none
+ *		while somebody waits in elt_checkpoint_lock.
+ *
+ * elt_checkpoint_lock
+ *		Locks the lanes that are wanted until the end of the transaction, with
+ *		"wait" all of them, else those that are free; "held" says which.
+ *		Returns the highest of their positions, -1 where there is none.
+ */
 extern int	elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positions);
+extern int64 elt_checkpoint_lock(int64 pipeline_id, const bool *wanted, bool wait, bool *held, int64 *positions);
 extern void elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 position,
 								  XLogRecPtr settled_lsn, int64 changes_read, int64 rows_written);
 
@@ -41,6 +51,9 @@ extern void elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlane
 extern void elt_checkpoint_hold(int64 pipeline_id, int from, int end, int64 *positions);
 extern void elt_checkpoint_create(int64 pipeline_id, int lanes);
 extern int	elt_checkpoint_positions(int64 pipeline_id, int64 *positions);
+
+/* The pipeline, which the caller may change and which no batch is at work on; else raises. */
+extern EltPipeline *elt_pipeline_own(const char *name);
 
 /* "transient", "dependency", "data" or "systemic" */
 extern char *elt_error_class(int sqlerrcode);

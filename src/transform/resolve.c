@@ -1,0 +1,714 @@
+/*
+ * resolve.c
+ *	  Tries quarantined changes again, or gives them up.
+ *
+ * A quarantined change has all that raw staging had of it, so it is made into
+ * a row of a window again and goes the way of any other (isolate.c).  What
+ * fails again stays in its row of elt.quarantine, with the new error.
+ *
+ * Order per key:
+ *
+ *	strict		only the oldest unresolved change of a key is tried, since
+ *				nothing newer of the key can have been applied: it is parked.
+ *				Where it is resolved, what is parked behind it follows in its
+ *				order, until the next failure
+ *	supersede,	newer changes of the key may have been applied.  For an upsert
+ *	unordered	the log is looked through from the oldest candidate to where
+ *				its lane stands, and a change that has a newer one is
+ *				superseded: nothing is overwritten
+ *
+ * Truncates supersede what was before them when they are applied (batch.c),
+ * unless the order is unordered: then they are looked for in the log too.
+ *
+ * Locking: whoever holds a lane owns the order of its keys.  So the lanes of
+ * the candidates are locked, in ascending order, before they are looked at;
+ * they are looked for before that only to know their lanes.  Workers skip
+ * lanes that are locked and never wait for one, so there is no deadlock over
+ * them.  Then the target is held, as for a batch.  Two replays side by side
+ * are one after the other: the second finds what the first has left.
+ *
+ * Failure: all is one transaction, of the caller or of a worker.  An error
+ * that is not of single changes is for the whole of it.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "capture/change.h"
+#include "catalog/pg_type.h"
+#include "control/stats.h"
+#include "control/worker.h"
+#include "executor/tuptable.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/origin.h"
+#include "transform/batch.h"
+#include "transform/isolate.h"
+#include "transform/resolve.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define CLAIM_MS	5000		/* for how long other workers keep off what
+								 * one of them tries */
+#define AGAIN_MS	1000		/* until what was not free is tried again */
+#define BACKOFF_MS	30000		/* after an error that is not of single
+								 * changes */
+
+typedef struct Candidate
+{
+	EltLogRow	row;			/* must be first; without a tuple */
+	int64		bytes;
+	int64		newer;			/* change_id of a newer change of the key that
+								 * was applied; 0: none */
+} Candidate;
+
+struct EltResolve
+{
+	EltPipeline *pipeline;
+	EltResolveFilter filter;
+	EltPipelineOptions options;
+	EltPipelineStatus status;
+	bool		own_transaction;
+	Candidate  *candidates;		/* in order of change_id */
+	int			ncandidates;
+	Datum		ids;			/* bigint[]: those that were there once the
+								 * lanes were locked */
+	bool		held[ELT_MAX_LANES];
+	int64		positions[ELT_MAX_LANES];
+	int64		position;		/* the highest of them */
+};
+
+/* Candidates by key hash, in a look through the log. */
+typedef struct NewerEntry
+{
+	int32		key_hash;		/* hash key */
+	List	   *candidates;
+} NewerEntry;
+
+typedef struct Newer
+{
+	EltResolve *resolve;
+	HTAB	   *keys;
+	HTAB	   *unapplied;		/* change_ids that are in quarantine
+								 * themselves */
+	int64		truncate;		/* the newest that was applied; 0: none */
+} Newer;
+
+static void select_candidates(EltResolve *resolve, Datum ids);
+static Datum candidate_ids(const EltResolve *resolve);
+static ErrorData *hold_target(EltResolve *resolve);
+static ErrorData *apply_all(EltResolve *resolve);
+static ErrorData *apply_window(EltResolve *resolve, TupleTableSlot *slot, Candidate *candidates, int n);
+static EltLogRow **load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n);
+static ErrorData *apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **rows, int nrows, bool behind);
+static ErrorData *drain(EltResolve *resolve, EltLogRow **rows, int nrows);
+static void leave_out_superseded(EltResolve *resolve);
+static HTAB *unapplied_changes(EltResolve *resolve);
+static bool newer_wanted(const EltLogRow *row, void *arg);
+static void newer_visit(const EltLogRow *row, void *arg);
+static bool is_upsert_without_parking(const EltResolve *resolve);
+static const char *resolver(const EltResolve *resolve);
+static TimestampTz next_retry(int64 pipeline_id);
+
+/* ---- which changes ---- */
+
+EltResolve *
+elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own_transaction)
+{
+	EltResolve *resolve = palloc0(sizeof(EltResolve));
+
+	resolve->pipeline = pipeline;
+	resolve->filter = *filter;
+	resolve->own_transaction = own_transaction;
+	select_candidates(resolve, filter->ids);
+	return resolve->ncandidates > 0 ? resolve : NULL;
+}
+
+int
+elt_resolve_count(const EltResolve *resolve)
+{
+	return resolve->ncandidates;
+}
+
+int
+elt_resolve_lock(EltResolve *resolve, bool wait)
+{
+	bool		wanted[ELT_MAX_LANES] = {false};
+	int			mask = resolve->pipeline->lanes - 1;
+	int			n = 0;
+
+	for (int i = 0; i < resolve->ncandidates; i++)
+		wanted[resolve->candidates[i].row.key_hash & mask] = true;
+	resolve->position = elt_checkpoint_lock(resolve->pipeline->pipeline_id, wanted, wait,
+											resolve->held, resolve->positions);
+
+	/* as it stands now that nobody else is at it */
+	resolve->pipeline = elt_catalog_pipeline(resolve->pipeline->name, true);
+	if (resolve->pipeline == NULL ||
+		!elt_pipeline_status(resolve->pipeline, &resolve->status))
+		resolve->ncandidates = 0;
+	else
+	{
+		elt_options_read(resolve->pipeline->options, resolve->pipeline->append, &resolve->options);
+		select_candidates(resolve, candidate_ids(resolve));
+	}
+	for (int i = 0; i < resolve->ncandidates; i++)
+	{
+		if (resolve->held[resolve->candidates[i].row.key_hash & mask])
+			resolve->candidates[n++] = resolve->candidates[i];
+	}
+	resolve->ncandidates = n;
+	resolve->ids = candidate_ids(resolve);
+	return n;
+}
+
+static void
+select_candidates(EltResolve *resolve, Datum ids)
+{
+	const EltResolveFilter *filter = &resolve->filter;
+	Oid			types[] = {INT8OID, INT8ARRAYOID, TEXTOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	BOOLOID, BOOLOID, INT4OID};
+	Datum		values[] = {Int64GetDatum(resolve->pipeline->pipeline_id), ids, filter->sqlstate, filter->fingerprint,
+		filter->key, filter->from_time, filter->to_time, BoolGetDatum(filter->due),
+	BoolGetDatum(filter->heads && resolve->pipeline->ordering == 's'), Int32GetDatum(filter->max_rows)};
+	char		nulls[] = "          ";
+	uint64		rows;
+	EltSpi		spi;
+
+	for (int i = 1; i <= 4; i++)
+		nulls[i] = values[i] != 0 ? ' ' : 'n';
+	nulls[5] = filter->has_from_time ? ' ' : 'n';
+	nulls[6] = filter->has_to_time ? ' ' : 'n';
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, "
+					   "pg_column_size(q.record) + coalesce(pg_column_size(q.before), 0), q.key FROM elt.quarantine q "
+					   "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') "
+					   "AND ($2 IS NULL OR q.quarantine_id = ANY ($2)) "
+					   "AND ($3 IS NULL OR q.sqlstate = $3) AND ($4 IS NULL OR q.fingerprint = $4) "
+					   "AND ($5 IS NULL OR q.key = $5) "
+					   "AND ($6 IS NULL OR q.first_failed_at >= $6) AND ($7 IS NULL OR q.first_failed_at < $7) "
+					   "AND (NOT $8 OR (q.status = 'waiting' AND q.next_retry_at <= clock_timestamp())) "
+					   "AND (NOT $9 OR NOT EXISTS (SELECT FROM elt.quarantine o WHERE o.pipeline_id = $1 "
+					   "AND o.status IN ('open', 'waiting') AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
+					   "AND (o.change_id, o.quarantine_id) < (q.change_id, q.quarantine_id))) "
+					   "ORDER BY q.change_id, q.quarantine_id LIMIT $10", lengthof(types), types, values, nulls);
+	resolve->ncandidates = (int) rows;
+	resolve->candidates = MemoryContextAllocExtended(spi.caller_context, Max(rows, 1) * sizeof(Candidate),
+													 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (uint64 i = 0; i < rows; i++)
+	{
+		Candidate  *candidate = &resolve->candidates[i];
+		bool		isnull;
+
+		candidate->row.quarantine_id = elt_spi_int64(i, 1);
+		candidate->row.change_id = elt_spi_int64(i, 2);
+		candidate->row.key_hash = (int32) elt_spi_int64(i, 3);
+		candidate->row.schema_version = (int32) elt_spi_int64(i, 4);
+		candidate->bytes = elt_spi_int64(i, 5);
+		candidate->row.key = elt_spi_datum(&spi, i, 6, &isnull);
+	}
+	elt_spi_end(&spi);
+}
+
+static Datum
+candidate_ids(const EltResolve *resolve)
+{
+	Datum	   *ids = palloc_extended(Max(resolve->ncandidates, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < resolve->ncandidates; i++)
+		ids[i] = Int64GetDatum(resolve->candidates[i].row.quarantine_id);
+	return PointerGetDatum(construct_array(ids, resolve->ncandidates, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* ---- apply and discard ---- */
+
+ErrorData *
+elt_resolve_apply(EltResolve *resolve)
+{
+	uint16		origin = elt_worker_mark_writes(DoNotReplicateId);
+	ErrorData  *volatile error = NULL;
+
+	elt_batch_set_at_work(true);
+	PG_TRY();
+	{
+		error = apply_all(resolve);
+	}
+	PG_FINALLY();
+	{
+		elt_batch_set_at_work(false);
+		elt_worker_mark_writes(origin);
+	}
+	PG_END_TRY();
+	return error;
+}
+
+ErrorData *
+elt_resolve_discard(EltResolve *resolve, const char *reason, int64 *discarded)
+{
+	uint16		origin = elt_worker_mark_writes(DoNotReplicateId);
+	EltLogRow **rows = palloc_extended(Max(resolve->ncandidates, 1) * sizeof(EltLogRow *), MCXT_ALLOC_HUGE);
+	ErrorData  *volatile error = NULL;
+
+	for (int i = 0; i < resolve->ncandidates; i++)
+		rows[i] = &resolve->candidates[i].row;
+	elt_batch_set_at_work(true);
+	PG_TRY();
+	{
+		*discarded = elt_quarantine_resolve(rows, resolve->ncandidates, "discarded", resolver(resolve), reason);
+		error = hold_target(resolve);
+		if (error == NULL)
+			error = drain(resolve, rows, resolve->ncandidates);
+	}
+	PG_FINALLY();
+	{
+		elt_batch_set_at_work(false);
+		elt_worker_mark_writes(origin);
+	}
+	PG_END_TRY();
+	return error;
+}
+
+static ErrorData *
+hold_target(EltResolve *resolve)
+{
+	EltWork    *work = palloc0(sizeof(EltWork));
+
+	work->pipeline = resolve->pipeline;
+	work->options = resolve->options;
+	work->own_transaction = resolve->own_transaction;
+	return elt_isolate_try(work, elt_batch_hold_target);
+}
+
+/* Takes as many candidates at a time as a batch would. */
+static ErrorData *
+apply_all(EltResolve *resolve)
+{
+	int			configured = resolve->options.batch_changes ? resolve->options.batch_changes : elt_batch_changes;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "elt resolve window", ALLOCSET_DEFAULT_SIZES);
+	ErrorData  *error = hold_target(resolve);
+	Relation	raw;
+	TupleTableSlot *slot;
+
+	if (error != NULL)
+		return error;
+	leave_out_superseded(resolve);
+	raw = table_open(resolve->pipeline->raw_root, AccessShareLock);
+	slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(raw)), &TTSOpsMinimalTuple);
+	table_close(raw, NoLock);
+
+	for (int start = 0; start < resolve->ncandidates && error == NULL;)
+	{
+		Candidate  *first = &resolve->candidates[start];
+		int64		bytes = first->bytes;
+		int			n = 1;
+
+		while (start + n < resolve->ncandidates && n < configured &&
+			   bytes + first[n].bytes <= elt_batch_bytes_kb * (int64) 1024)
+			bytes += first[n++].bytes;
+		MemoryContextSwitchTo(context);
+		error = apply_window(resolve, slot, first, n);
+		MemoryContextSwitchTo(caller);
+		if (error == NULL)
+			MemoryContextReset(context);
+		start += n;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return error;
+}
+
+static ErrorData *
+apply_window(EltResolve *resolve, TupleTableSlot *slot, Candidate *candidates, int n)
+{
+	int			nrows = n;
+	EltLogRow **rows = load_rows(slot, candidates, &nrows);
+	int			npassed = 0;
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	error = apply_rows(resolve, slot->tts_tupleDescriptor, rows, nrows, false);
+	if (error != NULL)
+		return error;
+	for (int i = 0; i < nrows; i++)
+	{
+		if (!rows[i]->failed)
+			rows[npassed++] = rows[i];
+	}
+	if (npassed == 0)
+		return NULL;
+	if (is_upsert_without_parking(resolve))
+		elt_quarantine_supersede(resolve->pipeline, rows, npassed);
+	elt_quarantine_resolve(rows, npassed, "replayed", resolver(resolve), NULL);
+	return drain(resolve, rows, npassed);
+}
+
+/* The quarantined changes as rows of raw staging, patched where they are. */
+static EltLogRow **
+load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
+{
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		values[1];
+	Datum	   *ids = palloc(*n * sizeof(Datum));
+	EltLogRow **rows;
+	EltSpi		spi;
+
+	for (int i = 0; i < *n; i++)
+		ids[i] = Int64GetDatum(candidates[i].row.quarantine_id);
+	values[0] = PointerGetDatum(construct_array(ids, *n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	elt_spi_begin(&spi);
+	*n = (int) elt_spi_run("SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
+						   "q.schema_version, q.op, q.relation, q.key, "
+						   "CASE WHEN q.op = 'd' THEN coalesce(q.patched_record, q.before) ELSE q.before END, "
+						   "CASE WHEN q.op <> 'd' THEN coalesce(q.patched_record, q.record) END, "
+						   "CASE WHEN q.patched_record IS NULL THEN q.unchanged ELSE "
+						   "(SELECT array_agg(u.name) FROM unnest(q.unchanged) AS u (name) WHERE NOT q.patched_record ? u.name) END, "
+						   "q.quarantine_id FROM elt.quarantine q WHERE q.quarantine_id = ANY ($1) "
+						   "ORDER BY q.change_id, q.quarantine_id", 1, types, values, NULL);
+	MemoryContextSwitchTo(spi.caller_context);
+	rows = palloc(Max(*n, 1) * sizeof(EltLogRow *));
+	for (int i = 0; i < *n; i++)
+	{
+		Datum		columns[ELT_RAW_NCOLUMNS + 1];
+		bool		nulls[ELT_RAW_NCOLUMNS + 1];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, columns, nulls);
+		rows[i] = elt_log_form(slot, columns, nulls);
+		rows[i]->quarantine_id = DatumGetInt64(columns[ELT_RAW_NCOLUMNS]);
+	}
+	ExecClearTuple(slot);
+	elt_spi_end(&spi);
+	return rows;
+}
+
+/*
+ * Applies rows in the order of change_id.  behind: other changes of their keys
+ * may be unresolved, so that they may be parked.  By name, all of one window
+ * have the same columns at the source.
+ */
+static ErrorData *
+apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **rows, int nrows, bool behind)
+{
+	for (int start = 0; start < nrows;)
+	{
+		EltWork    *work = palloc0(sizeof(EltWork));
+		EltLogWindow *window = palloc0(sizeof(EltLogWindow));
+		int			n = 1;
+
+		while (start + n < nrows &&
+			   (resolve->pipeline->transform != NULL || rows[start + n]->schema_version == rows[start]->schema_version))
+			n++;
+		window->desc = desc;
+		window->rows = rows + start;
+		window->nrows = n;
+		work->pipeline = resolve->pipeline;
+		work->options = resolve->options;
+		work->status = resolve->status;
+		work->status.unresolved = behind;
+		work->own_transaction = resolve->own_transaction;
+		work->window = window;
+		work->after = resolve->position;
+		while (work->settled < n)
+		{
+			CHECK_FOR_INTERRUPTS();
+			work->subtransactions = 0;
+			if (!elt_isolate_apply(work))
+				return work->error;
+		}
+		start += n;
+	}
+	return NULL;
+}
+
+/* Applies what is parked behind the keys of these rows; what fails holds up the rest of its key again. */
+static ErrorData *
+drain(EltResolve *resolve, EltLogRow **rows, int nrows)
+{
+	const char *topic = elt_pipeline_topic(resolve->pipeline);
+	int64	   *change_ids;
+	int			n;
+
+	if (resolve->pipeline->ordering != 's' || nrows == 0)
+		return NULL;
+	n = elt_quarantine_unpark(resolve->pipeline, rows, nrows, &change_ids);
+	for (int start = 0, found; start < n; start += found)
+	{
+		int			count = Min(n - start, elt_batch_changes);
+		EltLogRow **parked = palloc(count * sizeof(EltLogRow *));
+		TupleDesc	desc;
+		ErrorData  *error;
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		found = elt_log_fetch(resolve->status.raw, topic, change_ids + start, count,
+							  elt_batch_bytes_kb * (int64) 1024, parked, &desc);
+		PopActiveSnapshot();
+		if (found == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("change %lld, which pipeline \"%s\" has parked, is not in raw staging",
+							(long long) change_ids[start], resolve->pipeline->name),
+					 errhint("Restore the partition of elt_raw.%s that held it.", quote_identifier(resolve->pipeline->source))));
+		error = apply_rows(resolve, desc, parked, found, true);
+		if (error != NULL)
+			return error;
+	}
+	return NULL;
+}
+
+/* ---- what has been superseded meanwhile ---- */
+
+/* Marks the candidates that have a newer change which was applied, and leaves them out. */
+static void
+leave_out_superseded(EltResolve *resolve)
+{
+	bool		truncates = resolve->options.apply_truncate && resolve->pipeline->ordering == 'u';
+	HASHCTL		ctl = {0};
+	Newer		newer = {resolve};
+	int			n = 0;
+
+	if (resolve->ncandidates == 0 || !(is_upsert_without_parking(resolve) || truncates))
+		return;
+	ctl.keysize = sizeof(int32);
+	ctl.entrysize = sizeof(NewerEntry);
+	ctl.hcxt = CurrentMemoryContext;
+	newer.keys = hash_create("elt candidates", resolve->ncandidates, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	newer.unapplied = unapplied_changes(resolve);
+	for (int i = 0; i < resolve->ncandidates; i++)
+	{
+		bool		found;
+		NewerEntry *entry = hash_search(newer.keys, &resolve->candidates[i].row.key_hash, HASH_ENTER, &found);
+
+		entry->candidates = lappend(found ? entry->candidates : NIL, &resolve->candidates[i]);
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	elt_log_visit(resolve->status.raw, elt_pipeline_topic(resolve->pipeline),
+				  resolve->candidates[0].row.change_id, resolve->position, newer_wanted, newer_visit, &newer);
+	PopActiveSnapshot();
+
+	for (int i = 0; i < resolve->ncandidates; i++)
+	{
+		Candidate  *candidate = &resolve->candidates[i];
+		EltLogRow  *row = &candidate->row;
+
+		if (truncates && newer.truncate > row->change_id)
+			elt_quarantine_resolve(&row, 1, "superseded", "elt",
+								   psprintf("superseded by truncate, change %lld", (long long) newer.truncate));
+		else if (candidate->newer != 0)
+			elt_quarantine_resolve(&row, 1, "superseded", "elt",
+								   psprintf("superseded by change %lld", (long long) candidate->newer));
+		else
+			resolve->candidates[n++] = *candidate;
+	}
+	resolve->ncandidates = n;
+}
+
+/* Changes of the pipeline that were not applied: in quarantine still, or given up. */
+static HTAB *
+unapplied_changes(EltResolve *resolve)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(resolve->pipeline->pipeline_id),
+	Int64GetDatum(resolve->candidates[0].row.change_id)};
+	HASHCTL		ctl = {0};
+	HTAB	   *unapplied;
+	uint64		rows;
+	EltSpi		spi;
+
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(int64);
+	ctl.hcxt = CurrentMemoryContext;
+	unapplied = hash_create("elt unapplied changes", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT change_id FROM elt.quarantine WHERE pipeline_id = $1 AND change_id > $2 "
+					   "AND status IN ('open', 'waiting', 'discarded')", 2, types, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int64		change_id = elt_spi_int64(row, 1);
+
+		(void) hash_search(unapplied, &change_id, HASH_ENTER, NULL);
+	}
+	elt_spi_end(&spi);
+	return unapplied;
+}
+
+static bool
+newer_wanted(const EltLogRow *row, void *arg)
+{
+	Newer	   *newer = arg;
+
+	return row->op == ELT_OP_TRUNCATE ||
+		hash_search(newer->keys, &row->key_hash, HASH_FIND, NULL) != NULL;
+}
+
+static void
+newer_visit(const EltLogRow *row, void *arg)
+{
+	Newer	   *newer = arg;
+	EltResolve *resolve = newer->resolve;
+	NewerEntry *entry;
+	ListCell   *lc;
+
+	if (row->op == ELT_OP_TRUNCATE)
+	{
+		/* a barrier: once one lane is behind it, all are */
+		newer->truncate = row->change_id;
+		return;
+	}
+	if (!is_upsert_without_parking(resolve) ||
+		(row->op == ELT_OP_DELETE && !resolve->options.apply_deletes) ||
+		row->change_id > resolve->positions[row->key_hash & (resolve->pipeline->lanes - 1)] ||
+		hash_search(newer->unapplied, &row->change_id, HASH_FIND, NULL) != NULL)
+		return;
+	entry = hash_search(newer->keys, &row->key_hash, HASH_FIND, NULL);
+	foreach(lc, entry->candidates)
+	{
+		Candidate  *candidate = lfirst(lc);
+
+		if (candidate->row.change_id < row->change_id && row->key != 0 && elt_log_same_key(&candidate->row, row))
+			candidate->newer = row->change_id;
+	}
+}
+
+/* Whether an older change could overwrite a newer one. */
+static bool
+is_upsert_without_parking(const EltResolve *resolve)
+{
+	return !resolve->pipeline->append && resolve->pipeline->ordering != 's';
+}
+
+/* ---- outcomes ---- */
+
+static const char *
+resolver(const EltResolve *resolve)
+{
+	return resolve->own_transaction ? "elt" : GetUserNameFromId(GetSessionUserId(), false);
+}
+
+void
+elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc desc)
+{
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		ids[] = {resolve->ids};
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT quarantine_id, CASE WHEN status IN ('open', 'waiting') THEN 'failed' ELSE status END, "
+					   "CASE WHEN status IN ('open', 'waiting') THEN message END FROM elt.quarantine "
+					   "WHERE quarantine_id = ANY ($1) ORDER BY change_id, quarantine_id", 1, types, ids, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		Datum		values[3];
+		bool		nulls[3];
+
+		for (int i = 0; i < 3; i++)
+			values[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+		tuplestore_putvalues(store, desc, values, nulls);
+	}
+	elt_spi_end(&spi);
+}
+
+/* ---- by the clock ---- */
+
+void
+elt_resolve_due(EltPipeline *pipeline)
+{
+	EltResolveFilter filter = {0};
+	EltResolve *resolve;
+	ErrorData  *error = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	uint16		origin = elt_worker_mark_writes(InvalidRepOriginId);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next;
+	bool		more = false;
+	int			found = 0;
+
+	elt_stats_set_retry_at(pipeline->pipeline_id, TimestampTzPlusMilliseconds(now, CLAIM_MS));
+	filter.due = true;
+	filter.heads = true;
+	filter.max_rows = elt_batch_changes;
+
+	elt_worker_begin_work(pipeline->name);
+	MemoryContextSwitchTo(context);
+	resolve = elt_resolve_find(pipeline, &filter, true);
+	if (resolve != NULL)
+	{
+		int			wanted = resolve->ncandidates;
+
+		found = elt_resolve_lock(resolve, false);
+		more = wanted == filter.max_rows;
+		if (found > 0)
+			error = elt_resolve_apply(resolve);
+	}
+	if (error == NULL)
+	{
+		next = next_retry(pipeline->pipeline_id);
+		if (resolve != NULL && !resolve->options.unmarked_output)
+			elt_worker_mark_writes(DoNotReplicateId);
+		elt_worker_commit();
+		MemoryContextSwitchTo(context);
+		now = GetCurrentTimestamp();
+		if (next != 0 && next <= now)	/* lanes were not free, or there were
+										 * too many */
+			next = TimestampTzPlusMilliseconds(now, found == 0 ? CLAIM_MS : more ? 0 : AGAIN_MS);
+	}
+	else
+	{
+		AbortCurrentTransaction();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		MemoryContextSwitchTo(context);
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("pipeline \"%s\" could not try its waiting changes again: %s", pipeline->name, error->message)));
+		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BACKOFF_MS);
+	}
+	elt_worker_mark_writes(origin);
+	elt_stats_set_retry_at(pipeline->pipeline_id, next);
+}
+
+/* When the next of a pipeline's waiting changes is due; 0: none waits. */
+static TimestampTz
+next_retry(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	bool		isnull;
+	Datum		next;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine WHERE pipeline_id = $1 AND status = 'waiting'",
+				1, types, values, NULL);
+	next = elt_spi_datum(&spi, 0, 1, &isnull);
+	elt_spi_end(&spi);
+	return isnull ? 0 : DatumGetTimestampTz(next);
+}
+
+void
+elt_resolve_refresh(void)
+{
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT p.pipeline_id, (SELECT min(q.next_retry_at) FROM elt.quarantine q "
+					   "WHERE q.pipeline_id = p.pipeline_id AND q.status = 'waiting') FROM elt.pipelines p", 0, NULL, NULL, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int64		pipeline_id = elt_spi_int64(row, 1);
+		bool		isnull;
+		Datum		next = elt_spi_datum(&spi, row, 2, &isnull);
+
+		if (!isnull)
+			elt_quarantine_note_retry(pipeline_id, DatumGetTimestampTz(next));
+	}
+	elt_spi_end(&spi);
+}

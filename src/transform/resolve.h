@@ -1,0 +1,68 @@
+/*
+ * resolve.h
+ *	  Tries quarantined changes again, or gives them up.
+ */
+#ifndef ELT_RESOLVE_H
+#define ELT_RESOLVE_H
+
+#include "catalog.h"
+#include "utils/tuplestore.h"
+
+/* Which of a pipeline's unresolved changes; a null filter lets all pass. */
+typedef struct EltResolveFilter
+{
+	Datum		ids;			/* bigint[] */
+	Datum		sqlstate;		/* text, as the next */
+	Datum		fingerprint;
+	Datum		key;			/* jsonb */
+	Datum		from_time;		/* of the first failure: from here ... */
+	Datum		to_time;		/* ... until before here */
+	bool		has_from_time;	/* the others are null where they are 0 */
+	bool		has_to_time;
+	bool		due;			/* waiting, and it is time */
+	bool		heads;			/* not those behind another of their key,
+								 * where the order is strict */
+	int			max_rows;		/* the oldest */
+} EltResolveFilter;
+
+/* Changes of one pipeline on their way out of the quarantine. */
+typedef struct EltResolve EltResolve;
+
+/*
+ * elt_resolve_find
+ *		Looks for the changes; NULL where there are none.
+ *
+ * elt_resolve_lock
+ *		Locks their lanes until the end of the transaction and looks again.
+ *		Without "wait" leaves out those whose lane is not free.  Returns how
+ *		many there are.
+ *
+ * elt_resolve_apply
+ *		Applies them, and what is parked behind them.  Returns the error that
+ *		stopped it, an error that is not of single changes; then the
+ *		transaction must be rolled back.
+ *
+ * elt_resolve_discard
+ *		Gives them up, and applies what is parked behind them.  The same.
+ *
+ * elt_resolve_put_outcomes
+ *		Rows of quarantine_id, outcome, error.
+ */
+extern EltResolve *elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own_transaction);
+extern int	elt_resolve_lock(EltResolve *resolve, bool wait);
+extern ErrorData *elt_resolve_apply(EltResolve *resolve);
+extern ErrorData *elt_resolve_discard(EltResolve *resolve, const char *reason, int64 *discarded);
+extern void elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc desc);
+extern int	elt_resolve_count(const EltResolve *resolve);
+
+/*
+ * elt_resolve_due
+ *		Tries what waits and is due, in a transaction of its own; for workers.
+ *
+ * elt_resolve_refresh
+ *		Tells shared memory what the table says of when something is due.
+ */
+extern void elt_resolve_due(EltPipeline *pipeline);
+extern void elt_resolve_refresh(void);
+
+#endif							/* ELT_RESOLVE_H */
