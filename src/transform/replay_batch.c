@@ -19,44 +19,23 @@
  * settled since the scan is noted; and what is still the newest goes through
  * isolate.c, as a live batch does.  Between batches the lanes are free.
  *
- * An image of a pipeline by column name may lack large values that its update
- * did not touch.  Where that is the newest of its key, the images before it
- * are remembered until it comes, and merged into it as in a live batch.
- *
- * An append writes every change, so a replay must take back what was written
- * before: by change_id, where target and transform have such a column; else
- * the target's key tells which row to overwrite, and only the newest change
- * of each key of the source counts.  Without either a replay is refused.
- *
  * Keys with an unresolved quarantined change are not touched meanwhile
- * (ordering strict), nor are changes that are quarantined themselves.  Of
- * these, those that were selected are tried again at the end, as by
- * elt.replay_quarantine, with what is parked behind them.
+ * (ordering strict), nor are changes that are quarantined themselves: these
+ * come at the end, see replay_retry.c.
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
 #include "capture/change.h"
-#include "catalog/pg_type.h"
 #include "guc.h"
 #include "storage/lmgr.h"
-#include "transform/batch.h"
-#include "transform/collapse.h"
 #include "transform/isolate.h"
 #include "transform/replay.h"
 #include "transform/runner.h"
 #include "transform/target.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #define SCAN_CHANGES	500000	/* that one transaction looks at */
-#define PACED_PARTS		4		/* batches per second, at least, with a rate */
-#define QUARANTINE_CHANGES	1000	/* that are tried again at once */
 #define BREAKER_CHANGES	100		/* more than one in 20 of at least so many
 								 * failed: it is not the records' fault */
 
@@ -68,20 +47,6 @@ typedef enum Fate
 	FATE_SKIPPED,
 	FATE_CHOSEN
 } Fate;
-
-typedef struct CarriedKey
-{
-	uint64		fingerprint;
-	int64		key_hash;
-} CarriedKey;
-
-typedef struct Carried
-{
-	CarriedKey	key;
-	int			count;
-	int			size;
-	int64	   *change_ids;
-} Carried;
 
 static void scan(EltReplay *replay);
 static void walk(EltReplay *replay, int64 after, int64 upto, int64 max_changes);
@@ -98,135 +63,6 @@ static int	compare_int64(const void *a, const void *b);
 static void forget_rows(EltWork *work);
 static void count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const Fate *fates, int64 end);
 static bool ignores_deletes(const EltReplay *replay);
-static void carry(EltReplay *replay, const EltLogRow *row);
-static EltLogRow *complete(EltReplay *replay, TupleDesc desc, EltLogRow *row);
-static CarriedKey carried_key(const EltLogRow *row);
-static void retry_quarantined(EltReplay *replay);
-static bool *select_quarantined(EltReplay *replay, const int64 *change_ids, int n);
-static void retry(EltReplay *replay, Datum *quarantine_ids, int n);
-static bool lists_all(List *names, List *wanted);
-static bool has_index_on(Oid table, AttrNumber attnum);
-
-/* ---- how ---- */
-
-void
-elt_replay_load(EltReplay *replay)
-{
-	EltPipeline *pipeline = elt_catalog_pipeline(replay->run.pipeline, false);
-
-	if (replay->run.pipeline_id != 0 && pipeline->pipeline_id != replay->run.pipeline_id)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the pipeline of replay %lld was dropped", (long long) replay->run.run_id),
-				 errhint("CALL elt.replay to replay the one that has its name now.")));
-	if (replay->run.version != 0 && pipeline->version != replay->run.version)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" was changed while it was replayed", pipeline->name),
-				 errhint("CALL elt.replay to replay all with what it is now, or elt.resume_replay(%lld) for the rest only.",
-						 (long long) replay->run.run_id)));
-	elt_options_read(pipeline->options, pipeline->append, &replay->options);
-	if (pipeline->append)
-		pipeline->key = replay->key;
-	replay->pipeline = pipeline;
-}
-
-void
-elt_replay_prepare(EltReplay *replay)
-{
-	EltPipeline *pipeline = replay->pipeline;
-	List	   *names = NIL;
-	List	   *output;
-	Relation	target;
-	AttrNumber	attnum;
-	MemoryContext old;
-	ListCell   *lc;
-
-	elt_target_check(pipeline);
-	if (!pipeline->append)
-		return;
-
-	if (pipeline->transform == NULL)
-	{
-		names = elt_schema_columns(pipeline->source_id, pipeline->relation, 0);
-		if (names == NIL)
-			return;				/* nothing was captured yet */
-	}
-	pipeline->key = NIL;
-	output = elt_runner_output(pipeline, names);
-	attnum = get_attnum(pipeline->target, "change_id");
-	if (pipeline->transform != NULL && attnum > 0 &&
-		get_atttype(pipeline->target, attnum) == INT8OID && lists_all(output, list_make1("change_id")))
-	{
-		elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
-		elt_target_require_right(pipeline, ACL_DELETE, "DELETE");
-		if (!has_index_on(pipeline->target, attnum))
-			ereport(NOTICE,
-					(errmsg("target %s has no index on change_id", elt_target_name(pipeline)),
-					 errdetail("Each batch of the replay reads the whole table."),
-					 errhint("CREATE INDEX ON %s (change_id)", elt_target_name(pipeline))));
-		replay->forget = true;
-		return;
-	}
-
-	target = table_open(pipeline->target, AccessShareLock);
-	foreach(lc, elt_target_unique_keys(target))
-	{
-		if (pipeline->key == NIL && lists_all(output, lfirst(lc)))
-			pipeline->key = lfirst(lc);
-	}
-	table_close(target, NoLock);
-	if (pipeline->key == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a replay of pipeline \"%s\" would append its rows a second time", pipeline->name),
-				 errdetail("Nothing in target %s tells which rows a change has written.", elt_target_name(pipeline)),
-				 errhint("Add a column change_id (bigint) to the target and to the transform, or a primary key whose columns the pipeline writes.")));
-	elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
-	elt_target_require_right(pipeline, ACL_UPDATE, "UPDATE");
-
-	old = MemoryContextSwitchTo(replay->context);
-	replay->key = NIL;
-	foreach(lc, pipeline->key)
-		replay->key = lappend(replay->key, pstrdup(lfirst(lc)));
-	MemoryContextSwitchTo(old);
-}
-
-static bool
-lists_all(List *names, List *wanted)
-{
-	ListCell   *lc,
-			   *cell;
-
-	foreach(lc, wanted)
-	{
-		bool		found = false;
-
-		foreach(cell, names)
-			found = found || strcmp(lfirst(cell), lfirst(lc)) == 0;
-		if (!found)
-			return false;
-	}
-	return true;
-}
-
-static bool
-has_index_on(Oid table, AttrNumber attnum)
-{
-	Relation	relation = table_open(table, AccessShareLock);
-	bool		found = false;
-	ListCell   *lc;
-
-	foreach(lc, RelationGetIndexList(relation))
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		found = found || index->rd_index->indkey.values[0] == attnum;
-		index_close(index, NoLock);
-	}
-	table_close(relation, NoLock);
-	return found;
-}
 
 void
 elt_replay_step(EltReplay *replay)
@@ -234,7 +70,7 @@ elt_replay_step(EltReplay *replay)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	elt_replay_load(replay);
 	if (replay->run.phase == ELT_REPLAY_QUARANTINE)
-		retry_quarantined(replay);
+		elt_replay_retry_quarantined(replay);
 	else if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
 		scan(replay);
 	else
@@ -264,7 +100,11 @@ scan(EltReplay *replay)
 		replay->scan_end = 0;
 		for (int lane = 0; lane < lanes; lane++)
 			replay->scan_end = Max(replay->scan_end, replay->positions[lane]);
-		replay->counting = run->total == 0;
+
+		/* once for all lanes; a scan that was interrupted counts anew */
+		replay->counting = run->lane_from == 0 && run->counts.done == 0;
+		if (replay->counting)
+			run->total = 0;
 		run->phase = ELT_REPLAY_SCAN;
 	}
 	if (replay->scanned < replay->scan_end)
@@ -473,8 +313,6 @@ read_window(EltReplay *replay, int64 upto)
 	EltLogRequest request = {0};
 	EltLogWindow *window;
 
-	if (run->rate > 0)
-		max_changes = Min(max_changes, Max(run->rate / PACED_PARTS, 1));
 	if (replay->max_changes > 0)
 		max_changes = Min(max_changes, replay->max_changes);
 	for (int lane = run->lane_from; lane < run->lane_end; lane++)
@@ -485,7 +323,7 @@ read_window(EltReplay *replay, int64 upto)
 	request.upto = upto;
 	request.lanes = lanes;
 	request.nlanes = replay->pipeline->lanes;
-	request.max_changes = max_changes;
+	request.max_changes = elt_replay_pace(replay, max_changes);
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
 	request.one_schema_version = (replay->pipeline->transform == NULL);
 
@@ -535,9 +373,9 @@ choose(EltReplay *replay, EltWork *work, Fate *fates)
 		if (fates[i] == FATE_PASSED && holds[candidate++])
 			fates[i] = superseded ? FATE_SUPERSEDED : FATE_CHOSEN;
 		if (partial && superseded)
-			carry(replay, rows[i]);
+			elt_replay_carry(replay, rows[i]);
 		else if (partial && fates[i] == FATE_CHOSEN)
-			rows[i] = complete(replay, window->desc, rows[i]);
+			rows[i] = elt_replay_complete(replay, window->desc, rows[i]);
 	}
 	if (work->status.unresolved)
 		skip_unresolved(replay, work, fates);
@@ -652,194 +490,4 @@ count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const
 	counts->quarantined += work->quarantined;
 	counts->skipped += work->parked;
 	replay->paced += selected;
-}
-
-/* ---- images that later, partial ones need ---- */
-
-/*
- * Only the change_ids are kept, from the last whole image on: the images
- * themselves may be many and large.
- */
-static void
-carry(EltReplay *replay, const EltLogRow *row)
-{
-	CarriedKey	key = carried_key(row);
-	Carried    *entry;
-	MemoryContext old = MemoryContextSwitchTo(replay->group);
-	bool		found;
-
-	if (replay->carried == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(CarriedKey);
-		ctl.entrysize = sizeof(Carried);
-		ctl.hcxt = replay->group;
-		replay->carried = hash_create("elt carried images", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	entry = hash_search(replay->carried, &key, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->size = 2;
-		entry->count = 0;
-		entry->change_ids = palloc(entry->size * sizeof(int64));
-	}
-
-	/* a batch that was taken back comes again */
-	if (entry->count == 0 || entry->change_ids[entry->count - 1] < row->change_id)
-	{
-		if (row->unchanged == 0)
-			entry->count = 0;
-		if (entry->count == entry->size)
-		{
-			entry->size *= 2;
-			entry->change_ids = repalloc_huge(entry->change_ids, entry->size * sizeof(int64));
-		}
-		entry->change_ids[entry->count++] = row->change_id;
-	}
-	MemoryContextSwitchTo(old);
-}
-
-/* The row with what it lacks from the images before it, as far as they have it. */
-static EltLogRow *
-complete(EltReplay *replay, TupleDesc desc, EltLogRow *row)
-{
-	CarriedKey	key = carried_key(row);
-	Carried    *entry = replay->carried ? hash_search(replay->carried, &key, HASH_FIND, NULL) : NULL;
-	EltLogRow **rows;
-	int			nrows;
-	TupleDesc	fetched;
-
-	if (row->unchanged == 0 || entry == NULL)
-		return row;
-	rows = palloc((entry->count + 1) * sizeof(EltLogRow *));
-	nrows = elt_log_fetch(elt_pipeline_raw(replay->pipeline), elt_pipeline_topic(replay->pipeline),
-						  entry->change_ids, entry->count, PG_INT64_MAX, rows, &fetched);
-	rows[nrows++] = row;
-	(void) elt_collapse(desc, rows, nrows, rows);
-	return rows[0];
-}
-
-static CarriedKey
-carried_key(const EltLogRow *row)
-{
-	CarriedKey	key;
-
-	key.fingerprint = elt_log_key_fingerprint(row->key);
-	key.key_hash = row->key_hash;
-	return key;
-}
-
-/* ---- changes that were quarantined before ---- */
-
-static void
-retry_quarantined(EltReplay *replay)
-{
-	EltReplayRun *run = &replay->run;
-	int			limit = run->rate > 0 ? Min(QUARANTINE_CHANGES, Max(run->rate / PACED_PARTS, 1)) : QUARANTINE_CHANGES;
-	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
-	Datum		values[] = {Int64GetDatum(run->pipeline_id), Int64GetDatum(run->range.from_change),
-		Int64GetDatum(run->range.to_change), Int64GetDatum(run->position), Int64GetDatum(run->run_id),
-	Int64GetDatum(limit)};
-	int			n;
-	int64	   *change_ids;
-	Datum	   *quarantine_ids;
-	bool	   *selected;
-	int			nselected = 0;
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	n = (int) elt_spi_run("SELECT q.quarantine_id, q.change_id FROM elt.quarantine q "
-						  "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') AND q.change_id BETWEEN $2 AND $3 "
-						  "AND q.quarantine_id > $4 "
-						  "AND q.first_failed_at < (SELECT r.started_at FROM elt.replay_runs r WHERE r.run_id = $5) "
-						  "ORDER BY q.quarantine_id LIMIT $6", lengthof(types), types, values, NULL);
-	change_ids = MemoryContextAlloc(spi.caller_context, Max(n, 1) * sizeof(int64));
-	quarantine_ids = MemoryContextAlloc(spi.caller_context, Max(n, 1) * sizeof(Datum));
-	for (int i = 0; i < n; i++)
-	{
-		quarantine_ids[i] = Int64GetDatum(elt_spi_int64(i, 1));
-		change_ids[i] = elt_spi_int64(i, 2);
-	}
-	elt_spi_end(&spi);
-	if (n == 0)
-	{
-		replay->finished = true;
-		return;
-	}
-
-	run->position = DatumGetInt64(quarantine_ids[n - 1]);
-	selected = select_quarantined(replay, change_ids, n);
-	for (int i = 0; i < n; i++)
-	{
-		if (selected[i])
-			quarantine_ids[nselected++] = quarantine_ids[i];
-	}
-	replay->paced += nselected;
-	if (nselected > 0)
-		retry(replay, quarantine_ids, nselected);
-}
-
-/* Which of these changes the bounds, keys and filter select, by what raw staging has of them. */
-static bool *
-select_quarantined(EltReplay *replay, const int64 *change_ids, int n)
-{
-	EltReplayRange *range = &replay->run.range;
-	bool	   *selected = palloc0(n * sizeof(bool));
-	int64	   *sorted = palloc(n * sizeof(int64));
-	EltLogRow **rows = palloc(n * sizeof(EltLogRow *));
-	bool	   *holds = palloc0(n * sizeof(bool));
-	TupleDesc	desc;
-	int			done = 0;
-
-	memcpy(sorted, change_ids, n * sizeof(int64));
-	qsort(sorted, n, sizeof(int64), compare_int64);
-	while (done < n)
-	{
-		int			nrows = elt_log_fetch(elt_pipeline_raw(replay->pipeline), elt_pipeline_topic(replay->pipeline),
-										  sorted + done, n - done, elt_batch_bytes_kb * (int64) 1024, rows, &desc);
-		int			ncandidates = 0;
-
-		for (int i = 0; i < nrows; i++)
-		{
-			if (elt_replay_range_contains(range, rows[i]) && elt_replay_range_matches_key(range, rows[i]->key))
-				rows[ncandidates++] = rows[i];
-		}
-		for (int i = 0; i < ncandidates; i++)
-			holds[i] = (range->filter == NULL);
-		if (range->filter != NULL && ncandidates > 0)
-			elt_runner_filter(replay->pipeline, range->filter, desc, rows, ncandidates, holds);
-		for (int i = 0; i < ncandidates; i++)
-		{
-			for (int j = 0; holds[i] && j < n; j++)
-				selected[j] = selected[j] || change_ids[j] == rows[i]->change_id;
-		}
-
-		/*
-		 * raw staging has lost the one that fetching ended at, if it got
-		 * nowhere
-		 */
-		done += Max(nrows, 1);
-	}
-	return selected;
-}
-
-static void
-retry(EltReplay *replay, Datum *quarantine_ids, int n)
-{
-	Oid			types[] = {TEXTOID, INT8ARRAYOID, INT4OID};
-	Datum		values[] = {CStringGetTextDatum(replay->pipeline->name),
-		PointerGetDatum(construct_array(quarantine_ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-	Int32GetDatum(n)};
-	EltSpi		spi;
-
-	/* it is a batch of its own, not one inside of a batch */
-	elt_batch_set_at_work(false);
-	elt_spi_begin(&spi);
-	elt_spi_run("SELECT count(*) FILTER (WHERE q.outcome = 'replayed'), count(*) FILTER (WHERE q.outcome = 'superseded') "
-				"FROM elt.replay_quarantine(pipeline => $1, ids => $2, max_rows => $3) AS q", 3, types, values, NULL);
-	replay->run.counts.applied += elt_spi_int64(0, 1);
-	replay->run.counts.superseded += elt_spi_int64(0, 2);
-	elt_spi_end(&spi);
-	elt_batch_set_at_work(true);
 }
