@@ -154,15 +154,6 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	return end;
 }
 
-bool
-elt_batch_note_work(bool now_at_work)
-{
-	bool		before = at_work;
-
-	at_work = now_at_work;
-	return before;
-}
-
 /*
  * elt_batch_require_none
  *		Raises where a batch is at work: what a transform or a trigger calls

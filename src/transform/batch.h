@@ -40,8 +40,6 @@ typedef struct EltBatchCounts
 extern EltBatchEnd elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 								 EltBatchCounts *counts, bool own_transaction);
 
-/* Notes that users' code may run from here on, or not; returns what was noted before. */
-extern bool elt_batch_note_work(bool at_work);
 extern void elt_batch_require_none(const char *pipeline);
 
 /* For who applies changes beside elt_batch_run: tells whether that is going on. */

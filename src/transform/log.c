@@ -90,6 +90,9 @@ typedef struct LogScan
 	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	EltLogWanted wanted;		/* ... but those that this is true of */
 	void	   *wanted_arg;
+	EltLogWanted wanted;		/* ... but those that this is true of */
+	void	   *wanted_arg;
+	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	BlockNumber blocks_read;
 } LogScan;
 
@@ -685,7 +688,6 @@ look_at_key(LogScan *scan, EltLogRow *row)
 	bool		isnull;
 	Datum		key = slot_getattr(scan->slot, ELT_RAW_KEY, &isnull);
 
-	row->has_key = !isnull;
 	row->fingerprint = isnull ? 0 : elt_log_key_fingerprint(key);
 	row->partial = !slot_attisnull(scan->slot, ELT_RAW_UNCHANGED);
 	row->matches = scan->walk->matches == NULL || (!isnull && scan->walk->matches(scan->walk->arg, key));

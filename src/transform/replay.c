@@ -367,8 +367,8 @@ attempt(EltReplay *replay, void (*action) (EltReplay *replay), bool keep)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 	uint16		origin = elt_worker_mark_writes(DoNotReplicateId);
-	bool		was_at_work = elt_batch_note_work(true);
 
+	elt_batch_set_at_work(true);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextReset(replay->step);
 	MemoryContextSwitchTo(replay->step);
@@ -390,7 +390,7 @@ attempt(EltReplay *replay, void (*action) (EltReplay *replay), bool keep)
 		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(replay->context);
 	CurrentResourceOwner = owner;
-	elt_batch_note_work(was_at_work);
+	elt_batch_set_at_work(false);
 	elt_worker_mark_writes(origin);
 	return error;
 }

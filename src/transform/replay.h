@@ -51,10 +51,23 @@ extern void elt_replay_load(EltReplay *replay);
 /* Decides how the pipeline can be replayed, and raises where it cannot. */
 extern void elt_replay_prepare(EltReplay *replay);
 
+/* How many changes to work on at once: no more than these. */
+extern int	elt_replay_pace(const EltReplay *replay, int max_changes);
+
 /*
  * The next transaction's work.  Moves replay->run, which the caller stores;
  * leaves it as it was where it raises or asks to take back.
  */
 extern void elt_replay_step(EltReplay *replay);
+
+/* Tries some of the changes that were quarantined before; finishes the replay where there are none left. */
+extern void elt_replay_retry_quarantined(EltReplay *replay);
+
+/*
+ * Remembers an image that a later one of its key may need; gives that later
+ * one what it lacks, as far as those before it have it.
+ */
+extern void elt_replay_carry(EltReplay *replay, const EltLogRow *row);
+extern EltLogRow *elt_replay_complete(EltReplay *replay, TupleDesc desc, EltLogRow *row);
 
 #endif							/* ELT_REPLAY_H */

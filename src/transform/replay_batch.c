@@ -19,40 +19,23 @@
  * settled since the scan is noted; and what is still the newest goes through
  * isolate.c, as a live batch does.  Between batches the lanes are free.
  *
- * An image of a pipeline by column name may lack large values that its update
- * did not touch.  Where that is the newest of its key, the images before it
- * are remembered until it comes, and merged into it as in a live batch.
- *
- * An append writes every change, so a replay must take back what was written
- * before: by change_id, where target and transform have such a column; else
- * the target's key tells which row to overwrite, and only the newest change
- * of each key of the source counts.  Without either a replay is refused.
- *
- * Keys with an unresolved quarantined change are not touched (ordering
- * strict), nor are changes that are quarantined themselves.
+ * Keys with an unresolved quarantined change are not touched meanwhile
+ * (ordering strict), nor are changes that are quarantined themselves: these
+ * come at the end, see replay_retry.c.
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
 #include "capture/change.h"
-#include "catalog/pg_type.h"
 #include "guc.h"
 #include "storage/lmgr.h"
-#include "transform/collapse.h"
 #include "transform/isolate.h"
 #include "transform/replay.h"
 #include "transform/runner.h"
 #include "transform/target.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #define SCAN_CHANGES	500000	/* that one transaction looks at */
-#define PACED_PARTS		4		/* batches per second, at least, with a rate */
 #define BREAKER_CHANGES	100		/* more than one in 20 of at least so many
 								 * failed: it is not the records' fault */
 
@@ -65,26 +48,12 @@ typedef enum Fate
 	FATE_CHOSEN
 } Fate;
 
-typedef struct CarriedKey
-{
-	uint64		fingerprint;
-	int64		key_hash;
-} CarriedKey;
-
-typedef struct Carried
-{
-	CarriedKey	key;
-	int			count;
-	int			size;
-	int64	   *change_ids;
-} Carried;
-
 static void scan(EltReplay *replay);
 static void walk(EltReplay *replay, int64 after, int64 upto, int64 max_changes);
 static bool matches(void *arg, Datum key);
 static void visit(void *arg, const EltLogRow *row);
 static void apply(EltReplay *replay);
-static void end_group(EltReplay *replay);
+static void end_group(EltReplay *replay, bool unresolved);
 static void note_progress_of_lanes(EltReplay *replay, const int64 *positions);
 static EltLogWindow *read_window(EltReplay *replay, int64 upto);
 static void choose(EltReplay *replay, EltWork *work, Fate *fates);
@@ -94,142 +63,19 @@ static int	compare_int64(const void *a, const void *b);
 static void forget_rows(EltWork *work);
 static void count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const Fate *fates, int64 end);
 static bool ignores_deletes(const EltReplay *replay);
-static void carry(EltReplay *replay, const EltLogRow *row);
-static EltLogRow *complete(EltReplay *replay, TupleDesc desc, EltLogRow *row);
-static EltLogWindow *read_one(EltReplay *replay, int64 change_id, int32 key_hash);
-static CarriedKey carried_key(const EltLogRow *row);
-static bool lists_all(List *names, List *wanted);
-static bool has_index_on(Oid table, AttrNumber attnum);
-
-/* ---- how ---- */
-
-void
-elt_replay_load(EltReplay *replay)
-{
-	EltPipeline *pipeline = elt_catalog_pipeline(replay->run.pipeline, false);
-
-	if (replay->run.pipeline_id != 0 && pipeline->pipeline_id != replay->run.pipeline_id)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the pipeline of replay %lld was dropped", (long long) replay->run.run_id),
-				 errhint("CALL elt.replay to replay the one that has its name now.")));
-	if (replay->run.version != 0 && pipeline->version != replay->run.version)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" was changed while it was replayed", pipeline->name),
-				 errhint("CALL elt.replay to replay all with what it is now, or elt.resume_replay(%lld) for the rest only.",
-						 (long long) replay->run.run_id)));
-	elt_options_read(pipeline->options, pipeline->append, &replay->options);
-	if (pipeline->append)
-		pipeline->key = replay->key;
-	replay->pipeline = pipeline;
-}
-
-void
-elt_replay_prepare(EltReplay *replay)
-{
-	EltPipeline *pipeline = replay->pipeline;
-	List	   *names = NIL;
-	List	   *output;
-	Relation	target;
-	AttrNumber	attnum;
-	MemoryContext old;
-	ListCell   *lc;
-
-	elt_target_check(pipeline);
-	if (!pipeline->append)
-		return;
-
-	if (pipeline->transform == NULL)
-	{
-		names = elt_schema_columns(pipeline->source_id, pipeline->relation, 0);
-		if (names == NIL)
-			return;				/* nothing was captured yet */
-	}
-	pipeline->key = NIL;
-	output = elt_runner_output(pipeline, names);
-	attnum = get_attnum(pipeline->target, "change_id");
-	if (pipeline->transform != NULL && attnum > 0 &&
-		get_atttype(pipeline->target, attnum) == INT8OID && lists_all(output, list_make1("change_id")))
-	{
-		elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
-		elt_target_require_right(pipeline, ACL_DELETE, "DELETE");
-		if (!has_index_on(pipeline->target, attnum))
-			ereport(NOTICE,
-					(errmsg("target %s has no index on change_id", elt_target_name(pipeline)),
-					 errdetail("Each batch of the replay reads the whole table."),
-					 errhint("CREATE INDEX ON %s (change_id)", elt_target_name(pipeline))));
-		replay->forget = true;
-		return;
-	}
-
-	target = table_open(pipeline->target, AccessShareLock);
-	foreach(lc, elt_target_unique_keys(target))
-	{
-		if (pipeline->key == NIL && lists_all(output, lfirst(lc)))
-			pipeline->key = lfirst(lc);
-	}
-	table_close(target, NoLock);
-	if (pipeline->key == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a replay of pipeline \"%s\" would append its rows a second time", pipeline->name),
-				 errdetail("Nothing in target %s tells which rows a change has written.", elt_target_name(pipeline)),
-				 errhint("Add a column change_id (bigint) to the target and to the transform, or a primary key whose columns the pipeline writes.")));
-	elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
-	elt_target_require_right(pipeline, ACL_UPDATE, "UPDATE");
-
-	old = MemoryContextSwitchTo(replay->context);
-	replay->key = NIL;
-	foreach(lc, pipeline->key)
-		replay->key = lappend(replay->key, pstrdup(lfirst(lc)));
-	MemoryContextSwitchTo(old);
-}
-
-static bool
-lists_all(List *names, List *wanted)
-{
-	ListCell   *lc,
-			   *cell;
-
-	foreach(lc, wanted)
-	{
-		bool		found = false;
-
-		foreach(cell, names)
-			found = found || strcmp(lfirst(cell), lfirst(lc)) == 0;
-		if (!found)
-			return false;
-	}
-	return true;
-}
-
-static bool
-has_index_on(Oid table, AttrNumber attnum)
-{
-	Relation	relation = table_open(table, AccessShareLock);
-	bool		found = false;
-	ListCell   *lc;
-
-	foreach(lc, RelationGetIndexList(relation))
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		found = found || index->rd_index->indkey.values[0] == attnum;
-		index_close(index, NoLock);
-	}
-	table_close(relation, NoLock);
-	return found;
-}
 
 void
 elt_replay_step(EltReplay *replay)
 {
+	PushActiveSnapshot(GetTransactionSnapshot());
 	elt_replay_load(replay);
-	if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
+	if (replay->run.phase == ELT_REPLAY_QUARANTINE)
+		elt_replay_retry_quarantined(replay);
+	else if (replay->newest == NULL || replay->run.phase == ELT_REPLAY_SCAN)
 		scan(replay);
 	else
 		apply(replay);
+	PopActiveSnapshot();
 }
 
 /* ---- scan ---- */
@@ -254,7 +100,11 @@ scan(EltReplay *replay)
 		replay->scan_end = 0;
 		for (int lane = 0; lane < lanes; lane++)
 			replay->scan_end = Max(replay->scan_end, replay->positions[lane]);
-		replay->counting = run->total == 0;
+
+		/* once for all lanes; a scan that was interrupted counts anew */
+		replay->counting = run->lane_from == 0 && run->counts.done == 0;
+		if (replay->counting)
+			run->total = 0;
 		run->phase = ELT_REPLAY_SCAN;
 	}
 	if (replay->scanned < replay->scan_end)
@@ -366,7 +216,7 @@ apply(EltReplay *replay)
 	end = Min(end, run->range.to_change);
 	if (replay->read_to >= end)
 	{
-		end_group(replay);
+		end_group(replay, work->status.unresolved);
 		return;
 	}
 
@@ -411,9 +261,9 @@ apply(EltReplay *replay)
 	run->position = Max(run->position, end);
 }
 
-/* These lanes are done: the next ones, or the end. */
+/* These lanes are done: the next ones, or what is quarantined, or the end. */
 static void
-end_group(EltReplay *replay)
+end_group(EltReplay *replay, bool unresolved)
 {
 	EltReplayRun *run = &replay->run;
 
@@ -424,6 +274,11 @@ end_group(EltReplay *replay)
 		run->position = Max(run->range.from_change - 1, 0);
 		run->phase = ELT_REPLAY_SCAN;
 		replay->newest = NULL;
+	}
+	else if (unresolved)
+	{
+		run->position = 0;
+		run->phase = ELT_REPLAY_QUARANTINE;
 	}
 	else
 		replay->finished = true;
@@ -458,8 +313,6 @@ read_window(EltReplay *replay, int64 upto)
 	EltLogRequest request = {0};
 	EltLogWindow *window;
 
-	if (run->rate > 0)
-		max_changes = Min(max_changes, Max(run->rate / PACED_PARTS, 1));
 	if (replay->max_changes > 0)
 		max_changes = Min(max_changes, replay->max_changes);
 	for (int lane = run->lane_from; lane < run->lane_end; lane++)
@@ -470,7 +323,7 @@ read_window(EltReplay *replay, int64 upto)
 	request.upto = upto;
 	request.lanes = lanes;
 	request.nlanes = replay->pipeline->lanes;
-	request.max_changes = max_changes;
+	request.max_changes = elt_replay_pace(replay, max_changes);
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
 	request.one_schema_version = (replay->pipeline->transform == NULL);
 
@@ -520,9 +373,9 @@ choose(EltReplay *replay, EltWork *work, Fate *fates)
 		if (fates[i] == FATE_PASSED && holds[candidate++])
 			fates[i] = superseded ? FATE_SUPERSEDED : FATE_CHOSEN;
 		if (partial && superseded)
-			carry(replay, rows[i]);
+			elt_replay_carry(replay, rows[i]);
 		else if (partial && fates[i] == FATE_CHOSEN)
-			rows[i] = complete(replay, window->desc, rows[i]);
+			rows[i] = elt_replay_complete(replay, window->desc, rows[i]);
 	}
 	if (work->status.unresolved)
 		skip_unresolved(replay, work, fates);
@@ -637,106 +490,4 @@ count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const
 	counts->quarantined += work->quarantined;
 	counts->skipped += work->parked;
 	replay->paced += selected;
-}
-
-/* ---- images that later, partial ones need ---- */
-
-/*
- * Only the change_ids are kept, from the last whole image on: the images
- * themselves may be many and large.
- */
-static void
-carry(EltReplay *replay, const EltLogRow *row)
-{
-	CarriedKey	key = carried_key(row);
-	Carried    *entry;
-	MemoryContext old = MemoryContextSwitchTo(replay->group);
-	bool		found;
-
-	if (replay->carried == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(CarriedKey);
-		ctl.entrysize = sizeof(Carried);
-		ctl.hcxt = replay->group;
-		replay->carried = hash_create("elt carried images", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	entry = hash_search(replay->carried, &key, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->size = 2;
-		entry->count = 0;
-		entry->change_ids = palloc(entry->size * sizeof(int64));
-	}
-
-	/* a batch that was taken back comes again */
-	if (entry->count == 0 || entry->change_ids[entry->count - 1] < row->change_id)
-	{
-		if (row->unchanged == 0)
-			entry->count = 0;
-		if (entry->count == entry->size)
-		{
-			entry->size *= 2;
-			entry->change_ids = repalloc_huge(entry->change_ids, entry->size * sizeof(int64));
-		}
-		entry->change_ids[entry->count++] = row->change_id;
-	}
-	MemoryContextSwitchTo(old);
-}
-
-/* The row with what it lacks from the images before it, as far as they have it. */
-static EltLogRow *
-complete(EltReplay *replay, TupleDesc desc, EltLogRow *row)
-{
-	CarriedKey	key = carried_key(row);
-	Carried    *entry = replay->carried ? hash_search(replay->carried, &key, HASH_FIND, NULL) : NULL;
-	EltLogRow **rows;
-	int			nrows = 0;
-
-	if (row->unchanged == 0 || entry == NULL)
-		return row;
-	rows = palloc((entry->count + 1) * sizeof(EltLogRow *));
-	for (int i = 0; i < entry->count; i++)
-	{
-		EltLogWindow *window = read_one(replay, entry->change_ids[i], row->key_hash);
-
-		if (window->nrows == 1)
-			rows[nrows++] = window->rows[0];
-	}
-	rows[nrows++] = row;
-	(void) elt_collapse(desc, rows, nrows, rows);
-	return rows[0];
-}
-
-static EltLogWindow *
-read_one(EltReplay *replay, int64 change_id, int32 key_hash)
-{
-	bool		lanes[ELT_MAX_LANES] = {false};
-	EltLogRequest request = {0};
-	EltLogWindow *window;
-
-	lanes[key_hash & (replay->pipeline->lanes - 1)] = true;
-	request.raw = elt_pipeline_raw(replay->pipeline);
-	request.topic = elt_pipeline_topic(replay->pipeline);
-	request.after = change_id - 1;
-	request.upto = change_id;
-	request.lanes = lanes;
-	request.nlanes = replay->pipeline->lanes;
-	request.max_changes = 1;
-	request.max_bytes = 1;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	window = elt_log_read(&request);
-	PopActiveSnapshot();
-	return window;
-}
-
-static CarriedKey
-carried_key(const EltLogRow *row)
-{
-	CarriedKey	key;
-
-	key.fingerprint = elt_log_key_fingerprint(row->key);
-	key.key_hash = row->key_hash;
-	return key;
 }
