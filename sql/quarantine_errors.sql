@@ -30,7 +30,7 @@ SELECT * FROM qe_try($$SELECT elt.discard_quarantine(NULL, 'because')$$);
 SELECT * FROM qe_try(format($$SELECT elt.discard_quarantine(ARRAY[%s], NULL)$$, :first));
 SELECT * FROM qe_try(format($$SELECT elt.discard_quarantine(ARRAY[%s], ' ')$$, :first));
 SELECT elt.discard_quarantine(ARRAY[:first, 0], 'for this test');
-SELECT * FROM qe_try(format($$SELECT elt.patch_quarantine(%s, '{}')$$, :first));
+SELECT code, replace(message, :'first', 'N') AS message, hint FROM qe_try(format($$SELECT elt.patch_quarantine(%s, '{}')$$, :first));
 SELECT count(*) FROM elt.replay_quarantine(ids => ARRAY[:first]);
 
 BEGIN ISOLATION LEVEL REPEATABLE READ;

@@ -106,7 +106,7 @@ static struct
 	EltScaleReason told;		/* the last hold that was written, and when */
 	TimestampTz told_at;
 	int			rows_written;
-} scaler;
+}			scaler;
 
 static void get_limits(EltScaleLimits *limits);
 static bool is_active(const Watched *watched);
@@ -159,9 +159,9 @@ elt_scaler_configure(void)
 	MemoryContextSwitchTo(old);
 	if (scaler.config != NULL)
 		MemoryContextDelete(scaler.config);
-	scaler.		config = context;
-	scaler.		watched = all;
-	scaler.		changed = true;
+	scaler.config = context;
+	scaler.watched = all;
+	scaler.changed = true;
 }
 
 static void
@@ -224,8 +224,8 @@ elt_scaler_round(void)
 	if (!scaler.ready)
 	{
 		elt_autoscale_init(&scaler.state, now_s);
-		scaler.		seen = MemoryContextAllocZero(TopMemoryContext, elt_registry_size() * sizeof(Seen));
-		scaler.		ready = true;
+		scaler.seen = MemoryContextAllocZero(TopMemoryContext, elt_registry_size() * sizeof(Seen));
+		scaler.ready = true;
 
 		came = true;
 	}
@@ -235,35 +235,35 @@ elt_scaler_round(void)
 		return scaler.pool;
 
 	measured.due = due;
-	scaler.		work = work;
+	scaler.work = work;
 
 	measure(&measured, now, came || scaler.changed);
 	if (scaler.watched == NIL)
 	{
 		limits.min_workers = limits.max_workers = 0;
 		(void) elt_autoscale(&scaler.state, &measured, &limits, now_s);
-		scaler.		pool = 0;
+		scaler.pool = 0;
 
 		reason = ELT_SCALE_NO_PIPELINE;
 	}
 	else if (elt_autoscale_mode == ELT_AUTOSCALE_OFF)
-		scaler.		pool = scaler.state.wanted = fixed_pool(&measured, &limits, &reason);
+		scaler.pool = scaler.state.wanted = fixed_pool(&measured, &limits, &reason);
 
 	else
 	{
 		reason = elt_autoscale(&scaler.state, &measured, &limits, now_s);
-		scaler.		pool = scaler.state.wanted;
+		scaler.pool = scaler.state.wanted;
 
 		if (elt_autoscale_mode == ELT_AUTOSCALE_ADVISE)
 		{
 			EltScaleReason unused;
 
-			scaler.		pool = fixed_pool(&measured, &limits, &unused);
+			scaler.pool = fixed_pool(&measured, &limits, &unused);
 		}
 	}
 	if (scaler.pool == 0 && came)
-		scaler.		idle_until = TimestampTzPlusMilliseconds(now, LOOK_AGAIN_MS);
-	scaler.		changed = false;
+		scaler.idle_until = TimestampTzPlusMilliseconds(now, LOOK_AGAIN_MS);
+	scaler.changed = false;
 
 	publish(&limits, reason, measured.running, now);
 	return scaler.pool;
@@ -307,8 +307,8 @@ measure(EltScaleMeasure *measure, TimestampTz now, bool look)
 {
 	ListCell   *lc;
 
-	measure->seconds = scaler.measured_at == 0 ? 1 : (now - scaler.measured_at) /(double) USECS_PER_SEC;
-	scaler.		measured_at = now;
+	measure->seconds = scaler.measured_at == 0 ? 1 : (now - scaler.measured_at) / (double) USECS_PER_SEC;
+	scaler.measured_at = now;
 
 	measure_workers(measure);
 	measure->free_processes = free_processes(measure->running);
@@ -468,8 +468,8 @@ publish(const EltScaleLimits *limits, EltScaleReason reason, int running, Timest
 
 	if (tell)
 	{
-		scaler.		told = reason;
-		scaler.		told_at = now;
+		scaler.told = reason;
+		scaler.told_at = now;
 
 		if (reason == ELT_SCALE_NO_PROCESS)
 			ereport(WARNING,
@@ -484,17 +484,17 @@ publish(const EltScaleLimits *limits, EltScaleReason reason, int running, Timest
 	if (elt_autoscale_mode != ELT_AUTOSCALE_OFF &&
 		(tell || status.wanted != scaler.status.wanted))
 	{
-		scaler.		decided = true;
-		scaler.		decision.before = running;
-		scaler.		decision.wanted = status.wanted;
-		scaler.		decision.reason = reason;
-		scaler.		decision.status = status;
-		scaler.		decision.need = scaler.state.need;
-		scaler.		decision.waiting_share = scaler.state.waiting_share;
+		scaler.decided = true;
+		scaler.decision.before = running;
+		scaler.decision.wanted = status.wanted;
+		scaler.decision.reason = reason;
+		scaler.decision.status = status;
+		scaler.decision.need = scaler.state.need;
+		scaler.decision.waiting_share = scaler.state.waiting_share;
 	}
 	if (memcmp(&status, &scaler.status, sizeof(status)) != 0)
 	{
-		scaler.		status = status;
+		scaler.status = status;
 
 		elt_registry_set_pool(&status);
 	}
@@ -511,7 +511,7 @@ elt_scaler_write_log(void)
 
 	if (!scaler.decided)
 		return;
-	scaler.		decided = false;
+	scaler.decided = false;
 
 	elt_worker_begin("writing down the number of workers");
 	if (elt_worker_holds_extension())

@@ -90,9 +90,6 @@ typedef struct LogScan
 	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	EltLogWanted wanted;		/* ... but those that this is true of */
 	void	   *wanted_arg;
-	EltLogWanted wanted;		/* ... but those that this is true of */
-	void	   *wanted_arg;
-	const EltLogWalk *walk;		/* who looks at keys; NULL: nobody */
 	BlockNumber blocks_read;
 } LogScan;
 

@@ -37,6 +37,7 @@
 #include "executor/spi.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "storage/bufmgr.h"
 #include "transform/attempt.h"
 #include "transform/limit.h"
@@ -83,21 +84,12 @@ typedef struct Runner
 	List	   *statements;
 } Runner;
 
-/* What is put aside while the owner is at work. */
-typedef struct Scope
-{
-	Oid			user;
-	int			sec_context;
-	int			nest_level;
-} Scope;
-
 static HTAB *runners = NULL;
 static int64 last_change = -1;	/* that elt_batch gave to a statement */
 
 PG_FUNCTION_INFO_V1(elt_note_change);
 
-static void enter_owner(const EltPipeline *pipeline, Scope *scope);
-static void leave_owner(const Scope *scope);
+static void enter_owner(const EltPipeline *pipeline, EltOwnerScope *scope);
 static void pin_formats(void);
 static void set_config(const char *name, const char *value);
 static void fire_constraints_at_once(void);
@@ -122,32 +114,13 @@ static void require_whole_image(const EltLogRow *row);
 /* ---- the owner's scope ---- */
 
 static void
-enter_owner(const EltPipeline *pipeline, Scope *scope)
+enter_owner(const EltPipeline *pipeline, EltOwnerScope *scope)
 {
-	GetUserIdAndSecContext(&scope->user, &scope->sec_context);
-	SetUserIdAndSecContext(pipeline->owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
-						   (superuser_arg(pipeline->owner) ? 0 : SECURITY_RESTRICTED_OPERATION));
-	scope->nest_level = NewGUCNestLevel();
-	if (strstr(pipeline->search_path, "pg_temp") != NULL)
-		set_config("search_path", pipeline->search_path);
-	else
-		set_config("search_path", psprintf("%s%spg_temp", pipeline->search_path,
-										   pipeline->search_path[0] ? ", " : ""));
+	elt_owner_enter(pipeline->owner, pipeline->search_path, scope);
 	if (elt_my_slot == NULL)
 		pin_formats();
 	else
 		set_config("lock_timeout", LOCK_TIMEOUT_MS);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-static void
-leave_owner(const Scope *scope)
-{
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
-	AtEOXact_GUC(false, scope->nest_level);
-	SetUserIdAndSecContext(scope->user, scope->sec_context);
 }
 
 /* The same text means the same value in every session: workers pin these at start. */
@@ -185,7 +158,7 @@ fire_constraints_at_once(void)
 int64
 elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows, bool in_order)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	Runner	   *runner;
 	int64		written = 0;
 	int			start = 0;
@@ -207,7 +180,7 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 		written += apply_run(pipeline, runner, desc, rows + start, end - start);
 		start = end;
 	}
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 	elt_attempt_end();
 	elt_limit_disarm();
 	return written;
@@ -247,7 +220,7 @@ elt_runner_last_change(void)
 void
 elt_runner_truncate(const EltPipeline *pipeline)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	char	   *target = elt_target_name(pipeline);
 	char	   *statement;
 
@@ -262,7 +235,7 @@ elt_runner_truncate(const EltPipeline *pipeline)
 	enter_owner(pipeline, &scope);
 	if (SPI_execute(statement, false, 0) < 0)
 		elog(ERROR, "SPI_execute failed: %s", statement);
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 	elt_limit_disarm();
 }
 
@@ -271,7 +244,7 @@ elt_runner_truncate(const EltPipeline *pipeline)
 List *
 elt_runner_output(const EltPipeline *pipeline, List *names)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext spi;
 	Relation	raw = table_open(pipeline->raw_root, AccessShareLock);
@@ -290,7 +263,7 @@ elt_runner_output(const EltPipeline *pipeline, List *names)
 	foreach(lc, columns)
 		output = lappend(output, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(spi);
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 	table_close(raw, NoLock);
 	return output;
 }
@@ -299,7 +272,7 @@ void
 elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc desc,
 				  EltLogRow **rows, int nrows, bool *holds)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	char	   *query = elt_statement_filter(filter);
 	int			found = 0;
 
@@ -321,13 +294,13 @@ elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc des
 			found = (found + 1) % nrows;
 		holds[found] = true;
 	}
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 }
 
 void
 elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	char	   *statement = elt_statement_forget(pipeline);
 
 	fire_constraints_at_once();
@@ -335,7 +308,7 @@ elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows,
 	register_batch(desc, rows, nrows);
 	if (SPI_execute(statement, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "SPI_execute failed: %s", statement);
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 }
 
 /* ---- one run of changes ---- */
@@ -669,7 +642,7 @@ find_plan(Runner *runner, Statement *statement, int nrows)
 Query *
 elt_runner_validate(const EltPipeline *pipeline, List *names)
 {
-	Scope		scope;
+	EltOwnerScope scope;
 	MemoryContext caller = CurrentMemoryContext;
 	Query	   *query = NULL;
 	List	   *columns = NIL;
@@ -691,7 +664,7 @@ elt_runner_validate(const EltPipeline *pipeline, List *names)
 		if (!pipeline->append)
 			(void) elt_statement_prepare(elt_statement_build(pipeline, ELT_STATEMENT_DELETE, columns));
 	}
-	leave_owner(&scope);
+	elt_owner_leave(&scope);
 	table_close(raw, NoLock);
 	return query;
 }
