@@ -218,10 +218,11 @@ elt_scaler_round(void)
 	EltScaleReason reason;
 	uint64		work = elt_registry_work();
 	bool		came = (work != scaler.work);
+	bool		first = !scaler.ready;
 	bool		due;
 
 	get_limits(&limits);
-	if (!scaler.ready)
+	if (first)
 	{
 		elt_autoscale_init(&scaler.state, now_s);
 		scaler.seen = MemoryContextAllocZero(TopMemoryContext, elt_registry_size() * sizeof(Seen));
@@ -238,6 +239,9 @@ elt_scaler_round(void)
 	scaler.work = work;
 
 	measure(&measured, now, came || scaler.changed);
+	if (first)					/* workers of a supervisor before this one */
+		scaler.		state.wanted = Min(measured.running, ELT_SCALE_MAX_WORKERS);
+
 	if (scaler.watched == NIL)
 	{
 		limits.min_workers = limits.max_workers = 0;

@@ -47,6 +47,7 @@
 
 #define MAX_NAP_MS			10000
 #define UNDRAINED_NAP_MS	1000
+#define ALONE_S				0.1 /* work of one worker that is not shared */
 #define MIN_RETRY_MS		200
 #define MAX_RETRY_MS		60000
 
@@ -55,6 +56,9 @@ typedef struct Task
 {
 	EltPipeline *pipeline;
 	int			max_workers;	/* at this pipeline at a time; 0: all */
+	int			batch_changes;	/* 0: as the setting says */
+	double		rate;			/* changes per second of the last batch; 0:
+								 * not known */
 	int64		tail;			/* end of its log, when last looked at */
 	int64		drained_to;		/* settled up to here, in all lanes; -1: not
 								 * known */
@@ -204,6 +208,7 @@ load_tasks(Pool *pool)
 		task->pipeline = pipeline;
 		elt_options_read(pipeline->options, pipeline->append, &options);
 		task->max_workers = options.max_workers;
+		task->batch_changes = options.batch_changes;
 		task->drained_to = -1;
 		if (pipeline->state == 'b')
 			task->due_at = pipeline->next_probe_at;
@@ -270,6 +275,8 @@ run_task(Pool *pool, Task *task)
 	pg_atomic_fetch_add_u64(&elt_my_slot->changes, counts.read);
 	pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, INSTR_TIME_GET_MICROSEC(duration));
 
+	if (counts.read > 0)
+		task->rate = counts.read / Max(INSTR_TIME_GET_DOUBLE(duration), 1e-6);
 	task->due_at = 0;
 	switch (end)
 	{
@@ -346,16 +353,22 @@ clean_session(Pool *pool, Oid owner)
 	pool->last_owner = owner;
 }
 
-/* All lanes where one batch will do, else the fair share of a worker. */
+/*
+ * All lanes where little is left: one batch, and no more than a moment's work
+ * for one worker.  Else the fair share of a worker.
+ */
 static int
 lanes_to_lease(const Task *task)
 {
 	int			lanes = task->pipeline->lanes;
 	int			workers = count_workers();
+	double		little = task->batch_changes > 0 ? task->batch_changes : elt_batch_changes;
 
 	if (task->max_workers > 0)
 		workers = Min(workers, task->max_workers);
-	if (workers <= 1 || task->all_lanes || (task->drained_to >= 0 && task->tail - task->drained_to <= elt_batch_changes))
+	if (task->rate > 0)
+		little = Min(little, task->rate * ALONE_S);
+	if (workers <= 1 || task->all_lanes || (task->drained_to >= 0 && task->tail - task->drained_to <= little))
 		return lanes;
 	return (lanes + workers - 1) / workers;
 }
