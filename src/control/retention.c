@@ -2,8 +2,8 @@
  * retention.c
  *	  What is kept for a time only: resolved rows of elt.quarantine.
  *
- * The supervisor calls in each of its rounds.  Once a minute, and when the
- * setting has changed, the oldest rows beyond it are deleted, at most
+ * The supervisor calls in each of its rounds.  Once a minute (more often where
+ * rows are kept for less), and when the setting has changed, rows beyond it are deleted, at most
  * MAX_ROWS in a transaction; as long as there are that many it goes on with
  * the next round, so that the supervisor is never away for long.
  *
@@ -36,7 +36,7 @@ elt_retention_run(void)
 	if (age_s == last_age_s && now < due_at)
 		return;
 	last_age_s = age_s;
-	due_at = TimestampTzPlusMilliseconds(now, PERIOD_MS);
+	due_at = TimestampTzPlusMilliseconds(now, Min(PERIOD_MS, Max(age_s, 1) * INT64CONST(1000)));
 	if (age_s < 0)
 		return;
 
@@ -60,7 +60,7 @@ delete_resolved(int age_s)
 
 	elt_spi_begin(&spi);
 	deleted = elt_spi_run("DELETE FROM elt.quarantine WHERE quarantine_id IN (SELECT q.quarantine_id FROM elt.quarantine q "
-						  "WHERE q.resolved_at < now() - make_interval(secs => $1) ORDER BY q.resolved_at LIMIT $2 "
+						  "WHERE q.resolved_at < now() - make_interval(secs => $1) LIMIT $2 "
 						  "FOR UPDATE SKIP LOCKED)", 2, types, values, NULL);
 	elt_spi_end(&spi);
 	return deleted;

@@ -36,9 +36,9 @@ PG_FUNCTION_INFO_V1(elt_discard_quarantine);
 static void require_current_view(const char *function);
 static void read_filter(FunctionCallInfo fcinfo, EltResolveFilter *filter);
 static List *pipelines_to_replay(FunctionCallInfo fcinfo);
-static void replay(List *resolves, ReturnSetInfo *result);
-static void replay_and_take_back(List *resolves, ReturnSetInfo *result);
-static void lock_all(List *resolves);
+static void replay(List *resolves, int max_rows, ReturnSetInfo *result);
+static void replay_and_take_back(List *resolves, int max_rows, ReturnSetInfo *result);
+static void lock_all(List *resolves, int max_rows);
 static List *pipelines_of(Datum ids);
 
 /* ---- replay ---- */
@@ -55,18 +55,15 @@ elt_replay_quarantine(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, pipelines_to_replay(fcinfo))
 	{
-		EltResolve *resolve = filter.max_rows > 0 ? elt_resolve_find(lfirst(lc), &filter, false) : NULL;
+		EltResolve *resolve = elt_resolve_find(lfirst(lc), &filter, false);
 
 		if (resolve != NULL)
-		{
 			resolves = lappend(resolves, resolve);
-			filter.max_rows -= elt_resolve_count(resolve);
-		}
 	}
 	if (!PG_ARGISNULL(5) && PG_GETARG_BOOL(5))
-		replay_and_take_back(resolves, (ReturnSetInfo *) fcinfo->resultinfo);
+		replay_and_take_back(resolves, filter.max_rows, (ReturnSetInfo *) fcinfo->resultinfo);
 	else
-		replay(resolves, (ReturnSetInfo *) fcinfo->resultinfo);
+		replay(resolves, filter.max_rows, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }
 
@@ -123,11 +120,11 @@ pipelines_to_replay(FunctionCallInfo fcinfo)
 }
 
 static void
-replay(List *resolves, ReturnSetInfo *result)
+replay(List *resolves, int max_rows, ReturnSetInfo *result)
 {
 	ListCell   *lc;
 
-	lock_all(resolves);
+	lock_all(resolves, max_rows);
 	foreach(lc, resolves)
 	{
 		ErrorData  *error = elt_resolve_count(lfirst(lc)) > 0 ? elt_resolve_apply(lfirst(lc)) : NULL;
@@ -139,7 +136,7 @@ replay(List *resolves, ReturnSetInfo *result)
 }
 
 static void
-replay_and_take_back(List *resolves, ReturnSetInfo *result)
+replay_and_take_back(List *resolves, int max_rows, ReturnSetInfo *result)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -149,7 +146,7 @@ replay_and_take_back(List *resolves, ReturnSetInfo *result)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		replay(resolves, result);
+		replay(resolves, max_rows, result);
 	}
 	PG_CATCH();
 	{
@@ -165,13 +162,14 @@ replay_and_take_back(List *resolves, ReturnSetInfo *result)
 		ReThrowError(error);
 }
 
+/* max_rows: of all together. */
 static void
-lock_all(List *resolves)
+lock_all(List *resolves, int max_rows)
 {
 	ListCell   *lc;
 
 	foreach(lc, resolves)
-		(void) elt_resolve_lock(lfirst(lc), true);
+		max_rows -= elt_resolve_lock(lfirst(lc), true, max_rows);
 
 	/* who found the way to the lanes closed may look again */
 	if (resolves != NIL && elt_registry_available())
@@ -219,7 +217,7 @@ elt_patch_quarantine(PG_FUNCTION_ARGS)
 	filter.ids = ids;
 	filter.max_rows = 1;
 	resolve = elt_resolve_find(linitial(pipelines), &filter, false);
-	if (resolve == NULL || elt_resolve_lock(resolve, true) == 0)
+	if (resolve == NULL || elt_resolve_lock(resolve, true, 1) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("quarantined change %lld is resolved already", (long long) PG_GETARG_INT64(0)),
@@ -273,7 +271,7 @@ elt_discard_quarantine(PG_FUNCTION_ARGS)
 		if (resolve != NULL)
 			resolves = lappend(resolves, resolve);
 	}
-	lock_all(resolves);
+	lock_all(resolves, filter.max_rows);
 	foreach(lc, resolves)
 	{
 		int64		discarded = 0;

@@ -56,6 +56,7 @@ struct EltBlockedKeys
 static BlockedEntry *entry_of(EltBlockedKeys *blocked, int32 key_hash);
 static void read_facts(ErrorFacts *facts, const EltPipeline *pipeline, const ErrorData *error,
 					   const char *error_class, const char *step);
+static char *context_of(const ErrorData *error);
 static TimestampTz insert(const EltPipeline *pipeline, TupleDesc desc, const EltLogRow *row, const ErrorFacts *facts);
 static TimestampTz failed_again(const EltLogRow *row, const ErrorFacts *facts);
 static TimestampTz returned_time(EltSpi *spi);
@@ -216,12 +217,34 @@ read_facts(ErrorFacts *facts, const EltPipeline *pipeline, const ErrorData *erro
 	values[4] = CStringGetTextDatum(error->message ? error->message : "");
 	values[5] = text_or_null(error->detail, &nulls[5]);
 	values[6] = text_or_null(error->hint, &nulls[6]);
-	values[7] = text_or_null(error->context, &nulls[7]);
+	values[7] = text_or_null(context_of(error), &nulls[7]);
 	values[8] = text_or_null(error->schema_name, &nulls[8]);
 	values[9] = text_or_null(error->table_name, &nulls[9]);
 	values[10] = text_or_null(error->column_name, &nulls[10]);
 	values[11] = text_or_null(error->constraint_name, &nulls[11]);
 	values[12] = CStringGetTextDatum(facts->fingerprint);
+}
+
+/*
+ * The context without the statement that elt made (statement.c): it would be
+ * the greatest part of the row, and says nothing that the pipeline does not.
+ */
+static char *
+context_of(const ErrorData *error)
+{
+	static const char statement[] = "SQL statement \"";
+	char	   *context = error->context ? pstrdup(error->context) : NULL;
+	char	   *marker = context ? strstr(context, "elt.note_change(b.change_id)") : NULL;
+	char	   *end = marker ? strstr(marker, "\"\npipeline \"") : NULL;
+	char	   *start = NULL;
+
+	if (end == NULL)
+		return context;
+	for (char *found = strstr(context, statement); found != NULL && found < marker; found = strstr(found + 1, statement))
+		start = found;
+	if (start != NULL)
+		memmove(start, end + 2, strlen(end + 2) + 1);
+	return context;
 }
 
 /* Both return when the change is to be tried again; 0: not by itself. */
@@ -380,10 +403,15 @@ elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const ch
 	values[1] = CStringGetTextDatum(status);
 	values[2] = CStringGetTextDatum(by);
 	values[3] = text_or_null(note, &nulls[3]);
+
+	/*
+	 * told from the resolved ones in a way that the indexes on the unresolved
+	 * do not lure the planner
+	 */
 	elt_spi_begin(&spi);
 	resolved = elt_spi_run("UPDATE elt.quarantine SET status = $2, resolved_at = now(), resolved_by = $3, "
 						   "next_retry_at = NULL, note = CASE WHEN $4 IS NULL THEN note ELSE concat_ws('; ', note, $4) END "
-						   "WHERE quarantine_id = ANY ($1) AND status IN ('open', 'waiting')", 4, types, values, nulls);
+						   "WHERE quarantine_id = ANY ($1) AND status NOT IN ('replayed', 'superseded', 'discarded')", 4, types, values, nulls);
 	elt_spi_end(&spi);
 	return resolved;
 }

@@ -55,6 +55,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#define MANY		1000		/* candidates, to look at before the lanes are
+								 * locked */
 #define CLAIM_MS	5000		/* for how long other workers keep off what
 								 * one of them tries */
 #define AGAIN_MS	1000		/* until what was not free is tried again */
@@ -101,7 +103,7 @@ typedef struct Newer
 	int64		truncate;		/* the newest that was applied; 0: none */
 } Newer;
 
-static void select_candidates(EltResolve *resolve, Datum ids);
+static void select_candidates(EltResolve *resolve, int limit);
 static Datum candidate_ids(const EltResolve *resolve);
 static ErrorData *hold_target(EltResolve *resolve);
 static ErrorData *apply_all(EltResolve *resolve);
@@ -127,7 +129,7 @@ elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own
 	resolve->pipeline = pipeline;
 	resolve->filter = *filter;
 	resolve->own_transaction = own_transaction;
-	select_candidates(resolve, filter->ids);
+	select_candidates(resolve, Min(filter->max_rows, MANY));
 	return resolve->ncandidates > 0 ? resolve : NULL;
 }
 
@@ -138,12 +140,15 @@ elt_resolve_count(const EltResolve *resolve)
 }
 
 int
-elt_resolve_lock(EltResolve *resolve, bool wait)
+elt_resolve_lock(EltResolve *resolve, bool wait, int max_rows)
 {
 	bool		wanted[ELT_MAX_LANES] = {false};
 	int			mask = resolve->pipeline->lanes - 1;
 	int			n = 0;
 
+	/* many are of all lanes, or nearly so */
+	for (int lane = 0; lane <= mask; lane++)
+		wanted[lane] = resolve->ncandidates >= MANY;
 	for (int i = 0; i < resolve->ncandidates; i++)
 		wanted[resolve->candidates[i].row.key_hash & mask] = true;
 	resolve->position = elt_checkpoint_lock(resolve->pipeline->pipeline_id, wanted, wait,
@@ -157,7 +162,7 @@ elt_resolve_lock(EltResolve *resolve, bool wait)
 	else
 	{
 		elt_options_read(resolve->pipeline->options, resolve->pipeline->append, &resolve->options);
-		select_candidates(resolve, candidate_ids(resolve));
+		select_candidates(resolve, max_rows);
 	}
 	for (int i = 0; i < resolve->ncandidates; i++)
 	{
@@ -170,14 +175,14 @@ elt_resolve_lock(EltResolve *resolve, bool wait)
 }
 
 static void
-select_candidates(EltResolve *resolve, Datum ids)
+select_candidates(EltResolve *resolve, int limit)
 {
 	const EltResolveFilter *filter = &resolve->filter;
 	Oid			types[] = {INT8OID, INT8ARRAYOID, TEXTOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
 	BOOLOID, BOOLOID, INT4OID};
-	Datum		values[] = {Int64GetDatum(resolve->pipeline->pipeline_id), ids, filter->sqlstate, filter->fingerprint,
+	Datum		values[] = {Int64GetDatum(resolve->pipeline->pipeline_id), filter->ids, filter->sqlstate, filter->fingerprint,
 		filter->key, filter->from_time, filter->to_time, BoolGetDatum(filter->due),
-	BoolGetDatum(filter->heads && resolve->pipeline->ordering == 's'), Int32GetDatum(filter->max_rows)};
+	BoolGetDatum(filter->heads && resolve->pipeline->ordering == 's'), Int32GetDatum(limit)};
 	char		nulls[] = "          ";
 	uint64		rows;
 	EltSpi		spi;
@@ -196,7 +201,9 @@ select_candidates(EltResolve *resolve, Datum ids)
 					   "AND ($5 IS NULL OR q.key = $5) "
 					   "AND ($6 IS NULL OR q.first_failed_at >= $6) AND ($7 IS NULL OR q.first_failed_at < $7) "
 					   "AND (NOT $8 OR (q.status = 'waiting' AND q.next_retry_at <= clock_timestamp())) "
-					   "AND (NOT $9 OR NOT EXISTS (SELECT FROM elt.quarantine o WHERE o.pipeline_id = $1 "
+					   "AND (NOT $9 OR q.key_hash NOT IN (SELECT d.key_hash FROM elt.quarantine d WHERE d.pipeline_id = $1 "
+					   "AND d.status IN ('open', 'waiting') GROUP BY d.key_hash HAVING count(*) > 1) "
+					   "OR NOT EXISTS (SELECT FROM elt.quarantine o WHERE o.pipeline_id = $1 "
 					   "AND o.status IN ('open', 'waiting') AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
 					   "AND (o.change_id, o.quarantine_id) < (q.change_id, q.quarantine_id))) "
 					   "ORDER BY q.change_id, q.quarantine_id LIMIT $10", lengthof(types), types, values, nulls);
@@ -641,10 +648,8 @@ elt_resolve_due(EltPipeline *pipeline)
 	resolve = elt_resolve_find(pipeline, &filter, true);
 	if (resolve != NULL)
 	{
-		int			wanted = resolve->ncandidates;
-
-		found = elt_resolve_lock(resolve, false);
-		more = wanted == filter.max_rows;
+		found = elt_resolve_lock(resolve, false, filter.max_rows);
+		more = (found == filter.max_rows);
 		if (found > 0)
 			error = elt_resolve_apply(resolve);
 	}

@@ -22,7 +22,7 @@ typedef struct EltResolveFilter
 	bool		due;			/* waiting, and it is time */
 	bool		heads;			/* not those behind another of their key,
 								 * where the order is strict */
-	int			max_rows;		/* the oldest */
+	int			max_rows;		/* that are of interest */
 } EltResolveFilter;
 
 /* Changes of one pipeline on their way out of the quarantine. */
@@ -30,10 +30,12 @@ typedef struct EltResolve EltResolve;
 
 /*
  * elt_resolve_find
- *		Looks for the changes; NULL where there are none.
+ *		Looks for some of the changes, so that their lanes are known; NULL
+ *		where there are none.
  *
  * elt_resolve_lock
- *		Locks their lanes until the end of the transaction and looks again.
+ *		Locks their lanes until the end of the transaction, and looks for all
+ *		of them, the oldest max_rows.
  *		Without "wait" leaves out those whose lane is not free.  Returns how
  *		many there are.
  *
@@ -49,7 +51,7 @@ typedef struct EltResolve EltResolve;
  *		Rows of quarantine_id, outcome, error.
  */
 extern EltResolve *elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own_transaction);
-extern int	elt_resolve_lock(EltResolve *resolve, bool wait);
+extern int	elt_resolve_lock(EltResolve *resolve, bool wait, int max_rows);
 extern ErrorData *elt_resolve_apply(EltResolve *resolve);
 extern ErrorData *elt_resolve_discard(EltResolve *resolve, const char *reason, int64 *discarded);
 extern void elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc desc);
