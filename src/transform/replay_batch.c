@@ -193,6 +193,8 @@ apply(EltReplay *replay)
 	EltReplayRun *run = &replay->run;
 	EltPipeline *pipeline = replay->pipeline;
 	EltWork    *work = palloc0(sizeof(EltWork));
+	bool		wanted[ELT_MAX_LANES] = {false};
+	bool		held[ELT_MAX_LANES];
 	int64		positions[ELT_MAX_LANES] = {0};
 	int64		end = 0;
 	EltLogWindow *window;
@@ -200,7 +202,9 @@ apply(EltReplay *replay)
 	int			nrows;
 	Fate	   *fates;
 
-	elt_checkpoint_hold(pipeline->pipeline_id, run->lane_from, run->lane_end, positions);
+	for (int lane = run->lane_from; lane < run->lane_end; lane++)
+		wanted[lane] = true;
+	(void) elt_checkpoint_lock(pipeline->pipeline_id, wanted, true, held, positions);
 	LockRelationOid(pipeline->target, RowExclusiveLock);
 	elt_target_check(pipeline);
 	work->pipeline = pipeline;

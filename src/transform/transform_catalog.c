@@ -294,23 +294,6 @@ elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 pos
 	elt_spi_end(&spi);
 }
 
-/* In ascending order, so that those who wait for lanes never wait for each other. */
-void
-elt_checkpoint_hold(int64 pipeline_id, int from, int end, int64 *positions)
-{
-	Oid			types[] = {INT8OID, INT4OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), Int32GetDatum(from), Int32GetDatum(end)};
-	uint64		rows;
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT lane, position FROM elt.checkpoints WHERE pipeline_id = $1 AND lane >= $2 AND lane < $3 "
-					   "ORDER BY lane FOR UPDATE", 3, types, values, NULL);
-	for (uint64 row = 0; row < rows; row++)
-		positions[elt_spi_int64(row, 1)] = elt_spi_int64(row, 2);
-	elt_spi_end(&spi);
-}
-
 void
 elt_checkpoint_create(int64 pipeline_id, int lanes)
 {

@@ -66,12 +66,6 @@ extern int	elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, in
 extern int64 elt_checkpoint_lock(int64 pipeline_id, const bool *wanted, bool wait, bool *held, int64 *positions);
 extern void elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 position,
 								  XLogRecPtr settled_lsn, int64 changes_read, int64 rows_written);
-
-/*
- * Holds the lanes from "from" to below "end" until the end of the transaction,
- * waiting for who has them; fills in their positions.
- */
-extern void elt_checkpoint_hold(int64 pipeline_id, int from, int end, int64 *positions);
 extern void elt_checkpoint_create(int64 pipeline_id, int lanes);
 extern int	elt_checkpoint_positions(int64 pipeline_id, int64 *positions);
 
