@@ -16,10 +16,10 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "miscadmin.h"
 
 #define RAW_SCHEMA	"elt_raw"
 

@@ -14,8 +14,8 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "access/htup_details.h"
+#include "access/xlog.h"
 #include "argument.h"
 #include "capture/partition.h"
 #include "capture/stream.h"
@@ -41,8 +41,8 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
-#include "utils/rel.h"
 #include "utils/regproc.h"
+#include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 

@@ -16,10 +16,10 @@
  */
 #include "postgres.h"
 
+#include "capture/value.h"
 #include "common/int.h"
 #include "common/jsonapi.h"
 #include "compat.h"
-#include "capture/value.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"

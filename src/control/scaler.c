@@ -240,7 +240,7 @@ elt_scaler_round(void)
 
 	measure(&measured, now, came || scaler.changed);
 	if (first)					/* workers of a supervisor before this one */
-		scaler.		state.wanted = Min(measured.running, ELT_SCALE_MAX_WORKERS);
+		scaler.state.wanted = Min(measured.running, ELT_SCALE_MAX_WORKERS);
 
 	if (scaler.watched == NIL)
 	{

@@ -13,7 +13,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
-#include "transform/replay.h"
+#include "replay/replay.h"
 #include "transform/runner.h"
 #include "transform/target.h"
 #include "utils/lsyscache.h"

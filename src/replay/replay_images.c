@@ -10,8 +10,8 @@
  */
 #include "postgres.h"
 
+#include "replay/replay.h"
 #include "transform/collapse.h"
-#include "transform/replay.h"
 #include "utils/memutils.h"
 
 typedef struct CarriedKey

@@ -11,7 +11,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "transform/replay_run.h"
+#include "replay/replay_run.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"

@@ -27,9 +27,9 @@
 
 #include "capture/change.h"
 #include "guc.h"
+#include "replay/replay.h"
 #include "storage/lmgr.h"
 #include "transform/isolate.h"
-#include "transform/replay.h"
 #include "transform/runner.h"
 #include "transform/target.h"
 #include "utils/memutils.h"

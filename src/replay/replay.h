@@ -5,9 +5,9 @@
 #ifndef ELT_REPLAY_H
 #define ELT_REPLAY_H
 
-#include "transform/newest.h"
+#include "replay/newest.h"
+#include "replay/replay_run.h"
 #include "transform/options.h"
-#include "transform/replay_run.h"
 #include "transform/transform_catalog.h"
 #include "utils/hsearch.h"
 

@@ -11,8 +11,8 @@
 
 #include "catalog/pg_type.h"
 #include "guc.h"
+#include "replay/replay.h"
 #include "transform/batch.h"
-#include "transform/replay.h"
 #include "transform/runner.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

@@ -13,7 +13,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "transform/newest.h"
+#include "replay/newest.h"
 
 typedef struct NewestKey
 {
