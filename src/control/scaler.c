@@ -416,7 +416,6 @@ measure_log(Watched *watched, EltScaleMeasure *measure)
 	int64		tail = elt_log_tail(raw);
 	int64		positions[ELT_MAX_LANES];
 	int64		first = PG_INT64_MAX;
-	double		share = 0;
 	int			lanes;
 
 	if (tail == watched->tail && watched->backlog <= 0 && !scaler.changed)
@@ -426,19 +425,11 @@ measure_log(Watched *watched, EltScaleMeasure *measure)
 	watched->tail = tail;
 	watched->backlog = 0;
 
-	/*
-	 * Lanes stand at different places: of what is behind the last of them,
-	 * each has still to do its share of the distance.
-	 */
 	lanes = elt_checkpoint_positions(pipeline->pipeline_id, positions);
 	for (int lane = 0; lane < lanes; lane++)
 		first = Min(first, positions[lane]);
-	if (first >= tail)
-		return;
-	for (int lane = 0; lane < lanes; lane++)
-		if (positions[lane] < tail)
-			share += (double) (tail - positions[lane]) / (tail - first) / lanes;
-	watched->backlog = elt_log_count(raw, topic, first) * share;
+	if (first < tail)
+		watched->backlog = elt_log_count(raw, topic, first) * elt_log_pending_share(positions, lanes, tail);
 	measure->backlog += watched->backlog;
 }
 

@@ -266,22 +266,45 @@ elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes, 
 
 	while ((row = scan_next(scan)) != NULL)
 	{
-		if (row->change_id > positions[row->key_hash & (nlanes - 1)] &&
-			(topic == NULL || row->op == ELT_OP_MESSAGE))
+		if (topic == NULL || row->op == ELT_OP_MESSAGE)
 		{
-			if (backlog->oldest_commit_ts == 0)
+			bool		pending = row->change_id > positions[row->key_hash & (nlanes - 1)];
+
+			if (pending && backlog->oldest_commit_ts == 0)
 				backlog->oldest_commit_ts = row->commit_ts;
-			backlog->changes++;
+			backlog->changes += !exact || pending;
 		}
 		pfree(row);
 		if (!exact && scan->blocks_read > SAMPLE_BLOCKS)
 			break;
 	}
 	if (!exact)
-		backlog->changes = rint(backlog->changes * blocks / Max(scan->blocks_read, 1));
+		backlog->changes = rint(backlog->changes * blocks / Max(scan->blocks_read, 1) *
+								elt_log_pending_share(positions, nlanes, elt_log_tail(raw)));
 	if (backlog->changes > 0)
 		backlog->bytes = (double) blocks * BLCKSZ;
 	scan_end(scan);
+}
+
+/*
+ * elt_log_pending_share
+ *		Lanes stand at different places: of what is behind the last of them,
+ *		each has still to do its share of the distance.  0: nothing is pending.
+ */
+double
+elt_log_pending_share(const int64 *positions, int nlanes, int64 tail)
+{
+	int64		first = PG_INT64_MAX;
+	double		share = 0;
+
+	for (int lane = 0; lane < nlanes; lane++)
+		first = Min(first, positions[lane]);
+	for (int lane = 0; lane < nlanes && first < tail; lane++)
+	{
+		if (positions[lane] < tail)
+			share += (double) (tail - positions[lane]) / (tail - first) / nlanes;
+	}
+	return share;
 }
 
 /*

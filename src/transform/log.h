@@ -99,6 +99,7 @@ extern int64 elt_log_walk(const EltLogWalk *walk);
 extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes,
 							EltLogBacklog *backlog);
 extern double elt_log_count(Oid raw, const char *topic, int64 after);
+extern double elt_log_pending_share(const int64 *positions, int nlanes, int64 tail);
 
 /*
  * 64 bits of a key's jsonb form: with key_hash they tell keys apart, but for
