@@ -31,7 +31,6 @@ typedef struct EltLogRow
 
 	/* set by elt_log_walk only, which gives neither values nor tuple */
 	uint64		fingerprint;	/* of the key; see elt_log_key_fingerprint */
-	bool		has_key;
 	bool		partial;		/* "unchanged" names columns */
 	bool		matches;
 } EltLogRow;
