@@ -722,7 +722,7 @@ INSERT INTO elt.alert_rules
 	 'how often a worker failed in 5 minutes',
 	 'See the server''s log and elt.stat_sources.last_error.'),
 	('worker_budget_exhausted', 'warning', NULL, '5 s', '0', '1 s',
-	 'a worker cannot be started because the server has no background worker free',
+	 'a worker is wanted and cannot be started, because the server has no background worker free for it',
 	 'Raise max_worker_processes in postgresql.conf and restart the server.'),
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',

@@ -51,7 +51,7 @@
 #define MAX_RULE_PAUSE_MS	300000
 #define CRASH_WINDOW_MS		300000
 #define CRASHES_KEPT		16
-#define NO_ROOM_MS			5000	/* how long a refusal of the server counts */
+#define NO_ROOM_MS			5000	/* how long a want of processes counts */
 
 typedef struct AlertRule
 {
@@ -498,11 +498,15 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 	alerts.moved = true;
 }
 
+/* Said again each round while it lasts: only the beginning is news. */
 void
 elt_alert_note_no_room(void)
 {
-	alerts.no_room_at = GetCurrentTimestamp();
-	alerts.moved = true;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (alerts.no_room_at == 0 || TimestampDifferenceExceeds(alerts.no_room_at, now, NO_ROOM_MS))
+		alerts.moved = true;
+	alerts.no_room_at = now;
 }
 
 /* The samples of the rules about workers, as a JSON array. */

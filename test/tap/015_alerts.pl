@@ -20,7 +20,7 @@ CREATE TABLE t (id int PRIMARY KEY, v int);
 CREATE SCHEMA dw;
 CREATE TABLE dw.t (id int PRIMARY KEY, v int CONSTRAINT small CHECK (v < 100));
 SELECT elt.create_source('s', ARRAY['t']);
-SELECT elt.create_pipeline('p', 's', 't', 'dw.t');
+SELECT elt.create_pipeline('p', 's', 't', 'dw.t', options => '{"breaker": false}');
 EOS
 is($node->safe_psql('postgres', q{SELECT elt.wait_for('p')}), 't', 'the pipeline runs');
 
