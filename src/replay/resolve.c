@@ -418,6 +418,12 @@ apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **rows, int nrows, boo
 		window->nrows = n;
 		work->pipeline = resolve->pipeline;
 		work->options = resolve->options;
+
+		/*
+		 * these are no flood: the breaker would only keep them from being
+		 * tried
+		 */
+		work->options.breaker = false;
 		work->status = resolve->status;
 		work->status.unresolved = behind;
 		work->own_transaction = resolve->own_transaction;

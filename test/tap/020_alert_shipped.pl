@@ -22,8 +22,8 @@ INSERT INTO t SELECT g FROM generate_series(1, 100) g;
 SELECT elt.alter_alert_rule(rule, threshold => 0, for_duration => '0', keep_firing_for => '0', group_interval => '0',
 	evaluation_interval => '1 s')
 FROM elt.alert_rules WHERE rule IN ('freshness', 'slot_retained_wal', 'slot_lost');
--- an alert on its way to another state: so all rules are evaluated each second
-SELECT elt.create_alert_rule('pending', 'SELECT 1 AS value', for_duration => '1 h');
+-- an alert that is told again and again: so all rules are evaluated each second
+SELECT elt.create_alert_rule('clock', 'SELECT 1 AS value', repeat_interval => '1 s', group_interval => '0');
 EOS
 
 sub fires
