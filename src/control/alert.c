@@ -10,8 +10,8 @@
  *
  * An idle database must cost nothing.  Shipped rules that follow from events
  * (a failed change, a blocked pipeline, a worker that ended) are evaluated
- * when such an event was seen, while an alert is on its way from one state to
- * the next, and otherwise every QUIET_MS, as are the rules about ages and
+ * when such an event was seen, when an alert's time has come to move to the next
+ * state or to be told, and otherwise every QUIET_MS, as are the rules about ages and
  * sizes.  A round with nothing due has no transaction.
  *
  * Locking: evaluations of a database exclude each other by an advisory lock
@@ -51,7 +51,7 @@
 #define MAX_RULE_PAUSE_MS	300000
 #define CRASH_WINDOW_MS		300000
 #define CRASHES_KEPT		16
-#define NO_ROOM_MS			5000	/* how long a refusal of the server counts */
+#define NO_ROOM_MS			5000	/* how long a want of processes counts */
 
 typedef struct AlertRule
 {
@@ -85,8 +85,8 @@ typedef struct Evaluation
 								 * evaluation */
 	uint32		workers;		/* what the workers looked like */
 	uint64		failed_batches;
-	int64		moving;			/* alerts on their way to another state, or to
-								 * be told */
+	TimestampTz next_at;		/* when an alert is to move or to be told; 0:
+								 * none */
 	TimestampTz evaluated_at;
 	TimestampTz quiet_until;	/* without a reason, no evaluation before */
 	TimestampTz retry_at;		/* after an error */
@@ -102,6 +102,7 @@ static Evaluation alerts;
 PG_FUNCTION_INFO_V1(elt_evaluate_alerts);
 
 static bool is_due(TimestampTz now);
+static bool is_time(TimestampTz now);
 static uint32 workers_signature(void);
 static void evaluate(TimestampTz now);
 static bool begin(const char *activity);
@@ -112,7 +113,7 @@ static bool is_about_workers(const AlertRule *rule);
 static char *worker_samples(TimestampTz at);
 static bool evaluate_user_rule(AlertRule *rule, TimestampTz at);
 static void note_rule_end(AlertRule *rule, const ErrorData *error);
-static void note_result(bool *due);
+static void note_result(EltSpi *spi, bool *due);
 static void notify(TimestampTz now);
 static void arm(int limit_ms);
 static void disarm(void);
@@ -182,7 +183,7 @@ is_due(TimestampTz now)
 	/* a clock that was set back is no reason to wait */
 	if (now >= alerts.evaluated_at && !TimestampDifferenceExceeds(alerts.evaluated_at, now, PAUSE_MS))
 		return false;
-	if (!alerts.loaded || alerts.moved || now < alerts.evaluated_at || alerts.moving > 0 || now >= alerts.quiet_until)
+	if (!alerts.loaded || alerts.moved || now < alerts.evaluated_at || is_time(now))
 		return true;
 	foreach(cell, alerts.rules)
 	{
@@ -192,6 +193,13 @@ is_due(TimestampTz now)
 			return true;
 	}
 	return false;
+}
+
+/* Whether shipped rules are to be evaluated although nothing happened. */
+static bool
+is_time(TimestampTz now)
+{
+	return now >= alerts.quiet_until || (alerts.next_at != 0 && now >= alerts.next_at);
 }
 
 /* Changes when a worker of this database comes, goes, or begins to stream. */
@@ -228,7 +236,7 @@ evaluate(TimestampTz now)
 	arm(ROUND_LIMIT_MS);
 	if (!alerts.loaded)
 		load_rules();
-	if (moved || alerts.moving > 0 || now >= alerts.quiet_until)
+	if (moved || is_time(now))
 		due = evaluate_shipped(now, false);
 	disarm();
 	elt_worker_commit();
@@ -362,8 +370,8 @@ evaluate_shipped(TimestampTz at, bool all)
 	values[1] = CStringGetTextDatum(worker_samples(at));
 	values[2] = TimestampTzGetDatum(at);
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT moving, due FROM elt.evaluate_shipped_alerts($1, $2::jsonb, $3)", 3, types, values, NULL);
-	note_result(&due);
+	elt_spi_run("SELECT next_at, due FROM elt.evaluate_shipped_alerts($1, $2::jsonb, $3)", 3, types, values, NULL);
+	note_result(&spi, &due);
 	elt_spi_end(&spi);
 	return due;
 }
@@ -377,9 +385,12 @@ is_about_workers(const AlertRule *rule)
 
 /* Reads what both kinds of evaluation return. */
 static void
-note_result(bool *due)
+note_result(EltSpi *spi, bool *due)
 {
-	alerts.moving = elt_spi_int64(0, 1);
+	bool		isnull;
+	Datum		next_at = elt_spi_datum(spi, 0, 1, &isnull);
+
+	alerts.next_at = isnull ? 0 : DatumGetTimestampTz(next_at);
 
 	*due = elt_spi_bool(0, 2);
 }
@@ -417,8 +428,8 @@ evaluate_user_rule(AlertRule *rule, TimestampTz at)
 		values[1] = rows != NULL ? JsonbPGetDatum(rows) : DirectFunctionCall1(jsonb_in, CStringGetDatum("[]"));
 		values[2] = TimestampTzGetDatum(at);
 		elt_spi_begin(&spi);
-		elt_spi_run("SELECT moving, due FROM elt.evaluate_user_alerts($1, $2, $3)", 3, types, values, NULL);
-		note_result(&tell);
+		elt_spi_run("SELECT next_at, due FROM elt.evaluate_user_alerts($1, $2, $3)", 3, types, values, NULL);
+		note_result(&spi, &tell);
 		elt_spi_end(&spi);
 		due = tell;
 
@@ -498,11 +509,15 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 	alerts.moved = true;
 }
 
+/* Said again each round while it lasts: only the beginning is news. */
 void
 elt_alert_note_no_room(void)
 {
-	alerts.no_room_at = GetCurrentTimestamp();
-	alerts.moved = true;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (alerts.no_room_at == 0 || TimestampDifferenceExceeds(alerts.no_room_at, now, NO_ROOM_MS))
+		alerts.moved = true;
+	alerts.no_room_at = now;
 }
 
 /* The samples of the rules about workers, as a JSON array. */

@@ -16,7 +16,7 @@
  */
 extern void elt_alert_round(void);
 
-/* What only the supervisor sees: a worker that failed; one that found no room. */
+/* What only the supervisor sees: a worker that failed; more workers wanted than the server can start. */
 extern void elt_alert_note_failure(EltWorkerKind kind, const char *name);
 extern void elt_alert_note_no_room(void);
 

@@ -34,6 +34,7 @@
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "control/alert.h"
 #include "control/autoscale.h"
 #include "control/scaler.h"
 #include "control/stats.h"
@@ -216,6 +217,7 @@ elt_scaler_round(void)
 	EltScaleLimits limits;
 	EltScaleMeasure measured = {0};
 	EltScaleReason reason;
+	EltScaleReason pool_reason;
 	uint64		work = elt_registry_work();
 	bool		came = (work != scaler.work);
 	bool		first = !scaler.ready;
@@ -248,26 +250,28 @@ elt_scaler_round(void)
 		(void) elt_autoscale(&scaler.state, &measured, &limits, now_s);
 		scaler.pool = 0;
 
-		reason = ELT_SCALE_NO_PIPELINE;
+		reason = pool_reason = ELT_SCALE_NO_PIPELINE;
 	}
 	else if (elt_autoscale_mode == ELT_AUTOSCALE_OFF)
+	{
 		scaler.pool = scaler.state.wanted = fixed_pool(&measured, &limits, &reason);
-
+		pool_reason = reason;
+	}
 	else
 	{
-		reason = elt_autoscale(&scaler.state, &measured, &limits, now_s);
+		reason = pool_reason = elt_autoscale(&scaler.state, &measured, &limits, now_s);
 		scaler.pool = scaler.state.wanted;
 
 		if (elt_autoscale_mode == ELT_AUTOSCALE_ADVISE)
 		{
-			EltScaleReason unused;
-
-			scaler.pool = fixed_pool(&measured, &limits, &unused);
+			scaler.pool = fixed_pool(&measured, &limits, &pool_reason);
 		}
 	}
 	if (scaler.pool == 0 && came)
 		scaler.idle_until = TimestampTzPlusMilliseconds(now, LOOK_AGAIN_MS);
 	scaler.changed = false;
+	if (reason == ELT_SCALE_NO_PROCESS || pool_reason == ELT_SCALE_NO_PROCESS)
+		elt_alert_note_no_room();
 
 	publish(&limits, reason, measured.running, now);
 	return scaler.pool;

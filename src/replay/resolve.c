@@ -418,6 +418,12 @@ apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **rows, int nrows, boo
 		window->nrows = n;
 		work->pipeline = resolve->pipeline;
 		work->options = resolve->options;
+
+		/*
+		 * these are no flood: the breaker would only keep them from being
+		 * tried
+		 */
+		work->options.breaker = false;
 		work->status = resolve->status;
 		work->status.unresolved = behind;
 		work->own_transaction = resolve->own_transaction;
@@ -679,7 +685,7 @@ elt_resolve_due(EltPipeline *pipeline)
 	elt_stats_set_retry_at(pipeline->pipeline_id, next);
 }
 
-/* When the next of a pipeline's waiting changes is due; 0: none waits. */
+/* When the next of a pipeline's waiting changes is due; 0: none waits, or only for the pipeline to run again. */
 static TimestampTz
 next_retry(int64 pipeline_id)
 {
@@ -690,7 +696,8 @@ next_retry(int64 pipeline_id)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine WHERE pipeline_id = $1 AND status = 'waiting'",
+	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine WHERE pipeline_id = $1 AND status = 'waiting' "
+				"AND next_retry_at < 'infinity'",
 				1, types, values, NULL);
 	next = elt_spi_datum(&spi, 0, 1, &isnull);
 	elt_spi_end(&spi);
@@ -705,7 +712,7 @@ elt_resolve_refresh(void)
 
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT p.pipeline_id, (SELECT min(q.next_retry_at) FROM elt.quarantine q "
-					   "WHERE q.pipeline_id = p.pipeline_id AND q.status = 'waiting') FROM elt.pipelines p", 0, NULL, NULL, NULL);
+					   "WHERE q.pipeline_id = p.pipeline_id AND q.status = 'waiting' AND q.next_retry_at < 'infinity') FROM elt.pipelines p", 0, NULL, NULL, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		int64		pipeline_id = elt_spi_int64(row, 1);

@@ -61,7 +61,7 @@ INSERT INTO elt.alert_rules
 	 'how often a worker failed in 5 minutes',
 	 'See the server''s log and elt.stat_sources.last_error.'),
 	('worker_budget_exhausted', 'warning', NULL, '5 s', '0', '1 s',
-	 'a worker cannot be started because the server has no background worker free',
+	 'a worker is wanted and cannot be started, because the server has no background worker free for it',
 	 'Raise max_worker_processes in postgresql.conf and restart the server.'),
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
@@ -411,7 +411,8 @@ BEGIN
 		   concat_ws(', ', 'sqlstate ' || min(f.sqlstate), 'step ' || min(f.step), 'table ' || min(f.table_name),
 					 'column ' || min(f.column_name), 'constraint ' || min(f.constraint_name))
 	INTO sample_fingerprint, quarantine_ids, detail
-	FROM (SELECT * FROM elt.quarantine q
+	FROM (SELECT q.fingerprint, q.quarantine_id, q.sqlstate, q.step, q.table_name, q.column_name, q.constraint_name
+		  FROM elt.quarantine q
 		  WHERE q.pipeline_id = $1 AND q.first_failed_at >= $2
 		  ORDER BY q.first_failed_at DESC LIMIT 1000) f
 	WHERE $3 IS NULL OR f.fingerprint = $3
@@ -531,7 +532,7 @@ COMMENT ON FUNCTION elt.shipped_alert_samples(text[], timestamptz) IS
 	'internal: the queries of the shipped rules, but for those about workers, whom the supervisor itself knows';
 
 /* Evaluates shipped rules; "workers" are the samples that the supervisor knows. */
-CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+CREATE FUNCTION elt.evaluate_shipped_alerts(rules text[], workers jsonb, at timestamptz, OUT next_at timestamptz, OUT due boolean) RETURNS record
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
@@ -540,11 +541,11 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', s.rule, 'sample', s.sample)), '[]') INTO samples
 	FROM elt.shipped_alert_samples(rules, at) s;
-	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
+	SELECT s.next_at, s.due INTO next_at, due FROM elt.store_alert_samples(rules, samples || workers, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_shipped_alerts(text[], jsonb, timestamptz) IS 'internal: one evaluation of shipped rules';
 
-CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+CREATE FUNCTION elt.evaluate_user_alerts(rule text, rows jsonb, at timestamptz, OUT next_at timestamptz, OUT due boolean) RETURNS record
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
@@ -553,7 +554,7 @@ DECLARE
 BEGIN
 	SELECT coalesce(jsonb_agg(jsonb_build_object('rule', $1, 'sample', e)), '[]') INTO samples
 	FROM jsonb_array_elements($2) e;
-	SELECT s.moving, s.due INTO moving, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
+	SELECT s.next_at, s.due INTO next_at, due FROM elt.store_alert_samples(ARRAY[$1], samples, at) s;
 END $$;
 COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'internal: stores what the query of a user''s rule returned';
 
@@ -562,7 +563,7 @@ COMMENT ON FUNCTION elt.evaluate_user_alerts(text, jsonb, timestamptz) IS 'inter
  * returned.  A row that a session holds (ack_alert in an open transaction) is
  * left for the next time: nobody can hold up the supervisor.
  */
-CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT moving bigint, OUT due boolean) RETURNS record
+CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestamptz, OUT next_at timestamptz, OUT due boolean) RETURNS record
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
@@ -571,7 +572,6 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM elt.alerts WHERE state = 'resolved' AND told = 'firing')
 	THEN
 		DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
-		moving := 0;
 		due := false;
 		RETURN;
 	END IF;
@@ -649,15 +649,20 @@ BEGIN
 		  FOR UPDATE OF o SKIP LOCKED) n
 	WHERE a.alert_id = n.alert_id;
 
-	-- what fires, was told, and is still there needs no more than a look now and then
-	moving := (SELECT count(*) FROM elt.alerts
-				   WHERE state <> 'resolved'
-					   AND (state = 'pending' OR absent_since IS NOT NULL OR (told IS NULL AND NOT silenced)))
-		+ (SELECT count(*) FROM elt.alerts WHERE state = 'resolved' AND told = 'firing');
+	-- what is overdue is left to the look that is taken now and then in any case
+	next_at := (SELECT min(n.at)
+				FROM (SELECT a.started_at + r.for_duration FROM elt.alerts a JOIN elt.alert_rules r ON r.rule = a.rule
+					  WHERE a.state = 'pending'
+					  UNION ALL
+					  SELECT a.absent_since + r.keep_firing_for FROM elt.alerts a JOIN elt.alert_rules r ON r.rule = a.rule
+					  WHERE a.state = 'firing'
+					  UNION ALL
+					  SELECT due_at FROM elt.alert_news) AS n (at)
+				WHERE n.at > store_alert_samples.at);
 	due := EXISTS (SELECT FROM elt.alert_news n WHERE n.due_at <= at);
 END $$;
 COMMENT ON FUNCTION elt.store_alert_samples(text[], jsonb, timestamptz) IS
-	'internal: moves alerts through pending, firing and resolved; says how many are on their way to another state, and whether there is something to tell';
+	'internal: moves alerts through pending, firing and resolved; says when one is next to move or to be told, and whether there is something to tell';
 
 /* One notification as JSON; less of it, until it fits into the 7,999 bytes that NOTIFY takes. */
 CREATE FUNCTION elt.alert_payload(notification_id bigint, reason text, alert_ids bigint[], at timestamptz) RETURNS jsonb

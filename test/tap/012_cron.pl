@@ -38,14 +38,16 @@ EOS
 $node->safe_psql('postgres', <<'EOS');
 GRANT USAGE ON SCHEMA elt_raw TO joe;
 GRANT SELECT ON elt_raw.s TO joe;
-SELECT elt.create_pipeline('broken', 's', 'item', 'dw.broken');
+SELECT elt.create_pipeline('broken', 's', 'item', 'dw.broken', options => '{"breaker": false}');
 SET ROLE joe;
 CREATE TABLE dw.item (id int PRIMARY KEY, v int CONSTRAINT good CHECK (v > 0));
-SELECT elt.create_pipeline('item', 's', 'item', 'dw.item');
+SELECT elt.create_pipeline('item', 's', 'item', 'dw.item', options => '{"breaker": false}');
 RESET ROLE;
 INSERT INTO item SELECT g, CASE WHEN g % 2 = 0 THEN -g ELSE g END FROM generate_series(1, 100) g;
-SELECT elt.wait_for('item'), elt.wait_for('broken');
 EOS
+is($node->safe_psql('postgres', "SELECT elt.wait_for('item'), elt.wait_for('broken')"), 't|t', 'half of the records are settled');
+is($node->safe_psql('postgres', "SELECT pipeline, status, count(*) FROM elt.quarantine GROUP BY 1, 2 ORDER BY 1"),
+	"broken|open|50\nitem|open|50", 'the other half is in quarantine');
 
 # ---- without pg_cron in the database ----
 

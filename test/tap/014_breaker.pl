@@ -58,14 +58,11 @@ poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE status IN ('open',
 $load->{handle}->signal('INT');
 pgbench_finish($load);
 is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '60 s')"), 't', 'all is settled');
-SKIP:
-{
-	skip 'records that wait are not retried by this version', 2
-	  if $node->safe_psql('postgres', "SELECT count(*) FROM pg_proc WHERE proname = 'replay_quarantine' AND pronamespace = 'elt'::regnamespace") == 0;
-	poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE status IN ('open', 'waiting')", 'nothing is quarantined in the end');
-	poll_ok($node, 'SELECT count(*) = 0 FROM elt.parked', 'nor parked');
-	same_as_target($node, $node, 't', 'target');
-}
+poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE status IN ('open', 'waiting')", 'nothing is quarantined in the end');
+is($node->safe_psql('postgres', 'SELECT status, count(*) FROM elt.quarantine GROUP BY 1'),
+	$quarantined == 0 ? '' : "replayed|$quarantined", 'each record that was has been replayed');
+poll_ok($node, 'SELECT count(*) = 0 FROM elt.parked', 'nor is one parked');
+same_as_target($node, $node, 't', 'target');
 is($node->safe_psql('postgres', <<'EOS'), '0', 'each record is in the target, or in quarantine');
 SELECT count(*) FROM t LEFT JOIN target USING (id)
 WHERE target.id IS NULL AND id NOT IN (SELECT (key->>'id')::int FROM elt.quarantine WHERE status <> 'replayed')
@@ -89,9 +86,15 @@ poll_ok($node, "SELECT state = 'blocked' AND last_error LIKE '23514: breaker: 10
 	'a new error that came 1,000 times trips it');
 poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE pipeline = 'few' AND status = 'open'", 'what it did before waits too');
 
+is($node->safe_psql('postgres', "SELECT elt.wait_for('few', timeout => '60 s')"), 't', 'a probe finds few, and the pipeline goes on');
+poll_ok($node, "SELECT bool_and(status = 'open') FROM elt.quarantine WHERE pipeline = 'few'", 'what waited was tried, failed again, and is open');
+cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few' AND retry_count = 1"), '>=', 900, 'once');
+is($node->safe_psql('postgres', "SELECT state FROM elt.stat_pipelines WHERE pipeline = 'few'"), 'running', 'that blocks nothing');
+
 # ---- switched off ----
 
-$node->safe_psql('postgres', "SELECT elt.alter_pipeline('few', options => '{\"breaker\": false}')");
+$node->safe_psql('postgres', "SELECT elt.alter_pipeline('few', options => '{\"breaker\": false}'); "
+	  . 'INSERT INTO t SELECT g, CASE WHEN g % 2 = 0 THEN -1 ELSE 1 END FROM generate_series(3000001, 3002000) g');
 is($node->safe_psql('postgres', "SELECT elt.wait_for('few', timeout => '60 s')"), 't', 'without a breaker it goes on');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few'"),
 	$node->safe_psql('postgres', 'SELECT count(*) FROM t WHERE v = -1'), 'and each bad record is quarantined');

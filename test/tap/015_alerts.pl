@@ -20,7 +20,7 @@ CREATE TABLE t (id int PRIMARY KEY, v int);
 CREATE SCHEMA dw;
 CREATE TABLE dw.t (id int PRIMARY KEY, v int CONSTRAINT small CHECK (v < 100));
 SELECT elt.create_source('s', ARRAY['t']);
-SELECT elt.create_pipeline('p', 's', 't', 'dw.t');
+SELECT elt.create_pipeline('p', 's', 't', 'dw.t', options => '{"breaker": false}');
 EOS
 is($node->safe_psql('postgres', q{SELECT elt.wait_for('p')}), 't', 'the pipeline runs');
 
@@ -126,6 +126,8 @@ cmp_ok($told, '<=', 12, "$told notifications in all");
 
 # ---- a blocked pipeline, and its end ----
 
+$node->safe_psql('postgres', q{SELECT elt.alter_alert_rule('pipeline_blocked', group_interval => '0'); }
+	  . q{SELECT elt.alter_alert_rule('rule_error', evaluation_interval => '1 s')});
 $start = time();
 $node->safe_psql('postgres', 'CREATE FUNCTION dw.fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE disk_full; END$$; '
 	  . 'CREATE TRIGGER fail BEFORE INSERT ON dw.t FOR EACH ROW EXECUTE FUNCTION dw.fail(); INSERT INTO t VALUES (30001, 1)');

@@ -10,7 +10,7 @@ use Test::More;
 
 # room for launcher, supervisor, capture worker and one transform worker
 my $node = elt_node('shipped', "shared_preload_libraries = 'elt'", 'max_worker_processes = 4',
-	'max_logical_replication_workers = 0', 'max_parallel_workers = 0', 'elt.max_workers = 2');
+	'max_logical_replication_workers = 0', 'max_parallel_workers = 0', 'elt.max_workers = 2', 'elt.min_workers = 2');
 $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
 CREATE TABLE t (id int PRIMARY KEY);
@@ -19,8 +19,11 @@ SELECT elt.create_source('s', ARRAY['t']);
 SELECT elt.create_pipeline('p', 's', 't', 'target');
 SELECT elt.wait_for('p');
 INSERT INTO t SELECT g FROM generate_series(1, 100) g;
-SELECT elt.alter_alert_rule(rule, threshold => 0, for_duration => '0', keep_firing_for => '0', group_interval => '0')
-FROM elt.alert_rules WHERE rule IN ('freshness', 'slot_retained_wal');
+SELECT elt.alter_alert_rule(rule, threshold => 0, for_duration => '0', keep_firing_for => '0', group_interval => '0',
+	evaluation_interval => '1 s')
+FROM elt.alert_rules WHERE rule IN ('freshness', 'slot_retained_wal', 'slot_lost');
+-- an alert that is told again and again: so all rules are evaluated each second
+SELECT elt.create_alert_rule('clock', 'SELECT 1 AS value', repeat_interval => '1 s', group_interval => '0');
 EOS
 
 sub fires
@@ -38,7 +41,9 @@ sub ends
 }
 
 fires('worker_budget_exhausted', '{}', 'a worker that finds no room is told');
-$node->safe_psql('postgres', 'ALTER SYSTEM SET elt.max_workers = 1; SELECT pg_reload_conf()');
+is($node->safe_psql('postgres', 'SELECT reason, wanted FROM elt.scaling_log ORDER BY scaling_id DESC LIMIT 1'), 'no_process|1',
+	'since the server cannot start what the scaler wants');
+$node->safe_psql('postgres', 'ALTER SYSTEM SET elt.min_workers = 1; SELECT pg_reload_conf()');
 ends('worker_budget_exhausted', 'and that it needs none any more');
 
 $node->safe_psql('postgres', 'CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE disk_full; END$$; '
