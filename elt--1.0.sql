@@ -218,6 +218,8 @@ CREATE TABLE elt.error_classes (
 	UNIQUE NULLS NOT DISTINCT (sqlstate_prefix, pipeline)
 );
 CREATE INDEX error_classes_pipeline ON elt.error_classes (pipeline);
+-- a publication of all tables publishes this one too, and it has no column that is never null for a key
+ALTER TABLE elt.error_classes REPLICA IDENTITY FULL;
 INSERT INTO elt.error_classes (sqlstate_prefix, error_class, shipped)
 	SELECT prefix, class, true FROM (VALUES
 	('', 'systemic'),

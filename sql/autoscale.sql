@@ -34,7 +34,7 @@ SELECT * FROM decisions('{"seconds": 60, "worker_rate": 10000, "max": 8, "start_
 SELECT second, wanted, reason FROM decisions('{"seconds": 360, "worker_rate": 10000, "max": 8, "arrival":
 	[[0, 0], [10, 25000], [25, 0], [60, 25000], [75, 0], [110, 25000], [125, 0], [160, 25000], [175, 0], [210, 25000], [225, 0]]}') WHERE second > 20;
 
--- more workers gain nothing from 2 on: the ceiling is found and kept, and the backlog drains all the same
+-- more workers gain nothing from 3 on: a ceiling is found, once, and kept while the backlog drains
 SELECT * FROM decisions('{"seconds": 250, "worker_rate": 10000, "max_rate": 21000, "max": 8, "arrival": [[0, 500], [60, 100000], [70, 500]]}');
 SELECT min(backlog) FROM elt.simulate_autoscale('{"seconds": 250, "worker_rate": 10000, "max_rate": 21000, "max": 8, "arrival": [[0, 500], [60, 100000], [70, 500]]}') WHERE second > 120;
 
@@ -47,6 +47,21 @@ SELECT rate, turns(format('{"seconds": 900, "worker_rate": 10000, "max": 16, "ar
 FROM unnest(ARRAY[1, 100, 7900, 8000, 8100, 15990, 16010, 40000, 79000, 81000, 127000, 200000]) AS rate;
 SELECT bound, turns(format('{"seconds": 900, "worker_rate": 10000, "max": 16, "lock_bound": %s, "arrival": [[0, 30000]]}', bound)::jsonb, 60) AS turns
 FROM unnest(ARRAY[5000, 12000, 25000, 29000, 31000]) AS bound;
+
+-- nor do two that take turns, for long
+SELECT DISTINCT wanted, reason FROM elt.simulate_autoscale('{"seconds": 60, "worker_rate": 10000, "lock_bound": 11000, "max": 8, "arrival": [[0, 60000]]}') WHERE second > 20;
+-- a million changes on machines that are not elt's alone: fewer than two turns in any minute
+CREATE FUNCTION noisy(noise numeric, max_rate int) RETURNS jsonb
+LANGUAGE sql AS $$
+	SELECT jsonb_build_object('seconds', 600, 'worker_rate', 3000, 'max', 4, 'noise', noise, 'max_rate', max_rate,
+		'start_backlog', 1000000, 'target_backlog', 600, 'arrival', '[[0, 500]]'::jsonb) $$;
+SELECT noise, max_rate, turns(noisy(noise, max_rate), 0) AS turns,
+	(SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY second RANGE BETWEEN 60 PRECEDING AND CURRENT ROW) AS n
+		FROM (SELECT second, step, lag(step) OVER (ORDER BY second) AS before
+			FROM (SELECT second, sign(wanted - lag(wanted) OVER (ORDER BY second)) AS step FROM elt.simulate_autoscale(noisy(noise, max_rate))) s
+			WHERE step <> 0) t WHERE step <> before) u) AS most_in_a_minute,
+	(SELECT max(second) FROM elt.simulate_autoscale(noisy(noise, max_rate)) WHERE backlog > 2000) AS drained
+FROM unnest(ARRAY[0.2, 0.5, 0.8]) AS noise, unnest(ARRAY[0, 3500, 5000, 7000]) AS max_rate ORDER BY 1, 2;
 
 -- bounds, and what the server can start
 SELECT * FROM decisions('{"seconds": 200, "worker_rate": 10000, "min": 2, "max": 3, "arrival": [[0, 0], [10, 90000], [20, 0]]}');

@@ -25,6 +25,10 @@
  * that was wanted within the window (the stabilisation window of Kubernetes'
  * and KEDA's autoscalers), and not while a backlog drains.  Where workers
  * mostly wait for locks or WAL, more of them would only wait too: no step up.
+ *
+ * Measurements are noisy where others use the machine too.  So a ceiling takes
+ * several measurements in a row, is found once in a backlog, and is kept while
+ * that drains: the pool does not go down step by step, nor up and down.
  */
 #include "postgres.h"
 
@@ -34,7 +38,8 @@
 
 #define UTILISATION		0.8
 #define MIN_GAIN		0.1		/* per added worker, of what there was */
-#define WAITING_SHARE	0.6		/* of workers, from which on they hold */
+#define WAITING_SHARE	0.4		/* of workers, from which on they hold: two
+								 * that take turns are at 0.5 */
 #define MEMORY_S		300		/* how long measured totals and the ceiling
 								 * are believed */
 #define SAMPLE_S		1		/* how long a total is measured before the
@@ -42,10 +47,12 @@
 #define SAMPLE_LUMPS	1		/* batches may take longer than that */
 #define CEILING_S		5		/* and before it is called a ceiling */
 #define CEILING_LUMPS	4
+#define CEILING_VOTES	3		/* seconds in a row that say so */
+#define CEILING_HOLD_S	120		/* before anything but its age ends it */
 #define SAMPLE_DECAY_S	20
 #define RATE_DECAY_S	10
 #define ARRIVAL_DECAY_S	5
-#define WAITING_DECAY_S	3
+#define WAITING_DECAY_S	2
 #define RATE_CHANGE		0.3		/* of the total at the ceiling: it is another
 								 * load now */
 #define NEVER			(-1e18)
@@ -97,6 +104,7 @@ elt_autoscale_init(EltScaleState *state, double now)
 {
 	memset(state, 0, sizeof(EltScaleState));
 	state->active_at = now;
+	state->ceiling_at = NEVER;
 	for (int i = 0; i <= ELT_SCALE_MAX_WORKERS; i++)
 		state->samples[i].at = state->wanted_at[i] = NEVER;
 }
@@ -108,6 +116,9 @@ elt_autoscale(EltScaleState *state, const EltScaleMeasure *measure, const EltSca
 	int			want;
 	int			wanted = state->wanted;
 
+	if (measure->backlog <= limits->lower_s * total_rate(state, Max(wanted, 1), now) &&
+		now - state->ceiling_at > CEILING_HOLD_S)
+		state->ceiling_kept = false;
 	observe(state, measure, now);
 	want = wants(state, measure, limits, now, &reason);
 	state->wanted_at[want] = now;
@@ -179,42 +190,55 @@ observe(EltScaleState *state, const EltScaleMeasure *measure, double now)
 		sample->at = now;
 		observe_ceiling(state, running, now);
 	}
+	if (running != state->last_running)
+		state->no_gain = 0;
 	state->last_running = running;
 	state->last_backlog = measure->backlog;
 	if (state->ceiling > 0 && now - state->ceiling_at > MEMORY_S)
+	{
 		state->ceiling = 0;
+		state->ceiling_kept = false;
+	}
 }
 
 /* Whether the workers that run do more than fewer did. */
 static void
 observe_ceiling(EltScaleState *state, int running, double now)
 {
+	bool		gains = true;
+	int			fewer = running - 1;
 	double		rate;
 
 	if (!is_well_sampled(state, running, now))
 		return;
 	rate = sampled_rate(state, running);
-	if (running == state->ceiling &&
-		fabs(rate - state->ceiling_rate) > RATE_CHANGE * state->ceiling_rate)
+	if (running == state->ceiling)
 	{
-		for (int workers = running + 1; workers <= ELT_SCALE_MAX_WORKERS; workers++)
-			state->samples[workers].at = NEVER;
-		state->ceiling = 0;
-	}
-	for (int fewer = running - 1; fewer > 0; fewer--)
-	{
-		double		before;
-
-		if (!is_sampled(state, fewer, now))
-			continue;
-		before = sampled_rate(state, fewer);
-		if (rate - before < MIN_GAIN * before * (running - fewer))
+		if (now - state->ceiling_at <= CEILING_HOLD_S || state->ceiling_rate <= 0)
+			state->ceiling_rate = rate;
+		else if (fabs(rate - state->ceiling_rate) > RATE_CHANGE * state->ceiling_rate)
 		{
-			state->ceiling = fewer;
-			state->ceiling_at = now;
-			state->ceiling_rate = before;
+			for (int workers = running + 1; workers <= ELT_SCALE_MAX_WORKERS; workers++)
+				state->samples[workers].at = NEVER;
+			state->ceiling = 0;
 		}
-		break;
+	}
+	while (fewer > 0 && !is_sampled(state, fewer, now))
+		fewer--;
+	if (fewer > 0)
+	{
+		double		before = sampled_rate(state, fewer);
+
+		gains = rate - before >= MIN_GAIN * before * (running - fewer);
+	}
+	state->no_gain = gains ? 0 : state->no_gain + 1;
+	if (state->no_gain >= CEILING_VOTES && !state->ceiling_kept)
+	{
+		state->ceiling = fewer;
+		state->ceiling_at = now;
+		state->ceiling_rate = 0;
+		state->ceiling_kept = true;
+		state->no_gain = 0;
 	}
 }
 

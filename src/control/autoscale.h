@@ -86,7 +86,10 @@ typedef struct EltScaleState
 	int			last_running;
 	double		last_backlog;
 	double		ceiling_at;
-	double		ceiling_rate;
+	double		ceiling_rate;	/* of what runs there, once measured; 0: not
+								 * known */
+	bool		ceiling_kept;	/* it was found in the backlog that drains */
+	int			no_gain;		/* seconds in a row that saw no gain */
 	EltScaleSample samples[ELT_SCALE_MAX_WORKERS + 1];	/* by number of workers */
 	double		wanted_at[ELT_SCALE_MAX_WORKERS + 1];	/* when so many were
 														 * last wanted */

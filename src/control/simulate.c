@@ -5,13 +5,15 @@
  * Second by second, with the controller that scales the real pool and a model
  * of workers that is as simple as it can be: each does worker_rate changes per
  * second, all together at most max_rate (a shared disk or processor), or
- * lock_bound, where they are seen waiting for each other.  Nothing is random:
- * the same profile gives the same rows.
+ * lock_bound, where they are seen waiting for each other.  With noise they are
+ * faster or slower by up to that share, anew each second, as on a machine that
+ * is not theirs alone.  Nothing is random: the same profile gives the same rows.
  */
 #include "postgres.h"
 
 #include <math.h>
 
+#include "common/hashfn.h"
 #include "control/autoscale.h"
 #include "elt.h"
 #include "funcapi.h"
@@ -32,6 +34,7 @@ typedef struct Profile
 	double		max_rate;		/* 0: no limit; as the next */
 	double		lock_bound;
 	double		start_backlog;
+	double		noise;			/* share of the rate, 0 to 0.9 */
 	double		processes;		/* that the server can start for the pool */
 	double		min_workers;
 	double		max_workers;
@@ -47,6 +50,7 @@ static void read_arrival(const JsonbValue *value, Profile *profile);
 static void bad_arrival(void) pg_attribute_noreturn();
 static double arrival_at(const Profile *profile, int second);
 static double capacity_of(const Profile *profile, int workers);
+static double noise_at(const Profile *profile, int second);
 
 Datum
 elt_simulate_autoscale(PG_FUNCTION_ARGS)
@@ -75,7 +79,7 @@ elt_simulate_autoscale(PG_FUNCTION_ARGS)
 		if (state.wanted == 0 && arrival + backlog > 0)
 			elt_autoscale_demand(&state, &profile->limits, second);
 		measure.running = Min(state.wanted, (int) profile->processes);
-		capacity = capacity_of(profile, measure.running);
+		capacity = capacity_of(profile, measure.running) * noise_at(profile, second);
 		measure.arrived = arrival;
 		measure.completed = Min(backlog + arrival, capacity);
 		backlog += arrival - measure.completed;
@@ -112,6 +116,15 @@ capacity_of(const Profile *profile, int workers)
 	return capacity;
 }
 
+/* The factor of a second; murmur's finalizer, so that seconds are independent. */
+static double
+noise_at(const Profile *profile, int second)
+{
+	double		share = murmurhash32((uint32) second + 1) / (double) PG_UINT32_MAX;
+
+	return 1 + profile->noise * (2 * share - 1);
+}
+
 static double
 arrival_at(const Profile *profile, int second)
 {
@@ -139,6 +152,7 @@ read_profile(Jsonb *json, Profile *profile)
 		{"max_rate", &profile->max_rate, 0, 1e12},
 		{"lock_bound", &profile->lock_bound, 0, 1e12},
 		{"start_backlog", &profile->start_backlog, 0, 1e15},
+		{"noise", &profile->noise, 0, 0.9},
 		{"processes", &profile->processes, 0, ELT_SCALE_MAX_WORKERS},
 		{"min", &profile->min_workers, 0, ELT_SCALE_MAX_WORKERS},
 		{"max", &profile->max_workers, 0, ELT_SCALE_MAX_WORKERS},
@@ -181,7 +195,7 @@ read_profile(Jsonb *json, Profile *profile)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("unknown key \"%s\" in the load profile", name),
-						 errhint("The keys are seconds, worker_rate, arrival, start_backlog, max_rate, lock_bound, processes, min, max, "
+						 errhint("The keys are seconds, worker_rate, arrival, start_backlog, max_rate, lock_bound, noise, processes, min, max, "
 								 "target_backlog, drained_backlog, catchup_target, scale_down_window and idle_timeout.")));
 		}
 		else if (token == WJB_VALUE && field < lengthof(fields))

@@ -18,6 +18,7 @@
 #include "elt.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "transform/batch.h"
 #include "transform/log.h"
 #include "transform/pipeline.h"
@@ -25,6 +26,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(elt_drop_pipeline);
 PG_FUNCTION_INFO_V1(elt_pause_pipeline);
@@ -32,6 +34,10 @@ PG_FUNCTION_INFO_V1(elt_resume_pipeline);
 PG_FUNCTION_INFO_V1(elt_transform);
 PG_FUNCTION_INFO_V1(elt_pipeline_backlog);
 
+#define PAUSE_WAIT_MS	5000	/* for batches under way */
+#define PAUSE_POLL_MS	5
+
+static bool wait_for_batches(const EltPipeline *pipeline);
 static bool may_see(const EltPipeline *pipeline);
 static double pool_rate(void);
 
@@ -59,12 +65,39 @@ elt_pause_pipeline(PG_FUNCTION_ARGS)
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
 	EltSpi		spi;
 
+	if (!wait_for_batches(pipeline))
+		ereport(WARNING,
+				(errmsg("a batch of pipeline \"%s\" is still under way", pipeline->name),
+				 errdetail("It will be the last one.")));
 	elt_spi_begin(&spi);
 	elt_spi_run("UPDATE elt.pipelines SET state = 'paused', next_probe_at = NULL, probes = 0 "
 				"WHERE pipeline_id = $1 AND state <> 'paused'", 1, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 	PG_RETURN_VOID();
+}
+
+/*
+ * Who has paused a pipeline expects that nobody works on it afterwards.  So
+ * its lanes are ours until the commit, but not at any price: a batch that
+ * hangs is a reason to pause.  False if one is still at it.
+ */
+static bool
+wait_for_batches(const EltPipeline *pipeline)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	bool		all;
+
+	elt_checkpoint_shut(pipeline->pipeline_id);
+	while (!(all = elt_checkpoint_take_free(pipeline->pipeline_id) == pipeline->lanes) &&
+		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PAUSE_WAIT_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	elt_checkpoint_reopen(pipeline->pipeline_id);
+	return all;
 }
 
 Datum

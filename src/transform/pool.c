@@ -259,6 +259,8 @@ run_task(Pool *pool, Task *task)
 	instr_time	start;
 	instr_time	duration;
 
+	if (pool->generation != elt_config_generation(MyDatabaseId))
+		return true;			/* it may be paused: look again */
 	if (!elt_registry_join("applying", task->pipeline->name, task->max_workers))
 	{
 		task->idle = true;		/* until the log grows, or some time passed */

@@ -260,6 +260,37 @@ elt_checkpoint_lock(int64 pipeline_id, const bool *wanted, bool wait, bool *held
 	return highest;
 }
 
+void
+elt_checkpoint_shut(int64 pipeline_id)
+{
+	LOCKTAG		queue = queue_of(pipeline_id);
+
+	(void) LockAcquire(&queue, ShareLock, false, false);
+}
+
+void
+elt_checkpoint_reopen(int64 pipeline_id)
+{
+	LOCKTAG		queue = queue_of(pipeline_id);
+
+	(void) LockRelease(&queue, ShareLock, false);
+}
+
+int
+elt_checkpoint_take_free(int64 pipeline_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pipeline_id)};
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("SELECT FROM elt.checkpoints WHERE pipeline_id = $1 ORDER BY lane FOR UPDATE SKIP LOCKED",
+					   1, types, values, NULL);
+	elt_spi_end(&spi);
+	return (int) rows;
+}
+
 /*
  * The way to a pipeline's lanes.  A busy worker takes its lanes again at once,
  * before one that waits for them has woken up; so who waits shuts the others

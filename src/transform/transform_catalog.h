@@ -61,9 +61,17 @@ extern const char *elt_pipeline_topic(const EltPipeline *pipeline);
  *		Locks the lanes that are wanted until the end of the transaction, with
  *		"wait" all of them, else those that are free; "held" says which.
  *		Returns the highest of their positions, -1 where there is none.
+ *
+ * elt_checkpoint_shut / elt_checkpoint_take_free / elt_checkpoint_reopen
+ *		For who waits for the lanes, but not forever: while shut, nobody leases
+ *		any.  take_free locks those that are free until the end of the
+ *		transaction, and returns how many are held.
  */
 extern int	elt_checkpoint_lease(int64 pipeline_id, int max_lanes, int *lanes, int64 *positions);
 extern int64 elt_checkpoint_lock(int64 pipeline_id, const bool *wanted, bool wait, bool *held, int64 *positions);
+extern void elt_checkpoint_shut(int64 pipeline_id);
+extern int	elt_checkpoint_take_free(int64 pipeline_id);
+extern void elt_checkpoint_reopen(int64 pipeline_id);
 extern void elt_checkpoint_settle(int64 pipeline_id, const int *lanes, int nlanes, int64 position,
 								  XLogRecPtr settled_lsn, int64 changes_read, int64 rows_written);
 extern void elt_checkpoint_create(int64 pipeline_id, int lanes);

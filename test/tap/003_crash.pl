@@ -54,7 +54,7 @@ foreach my $kind (qw(capture walsender))
 	my @pids;
 	poll_perl(20, sub { @pids = workers($node, $kind) });
 	$killed{"$kind in a copy"} += kill('KILL', $pids[0]) if @pids;
-	poll_perl(60, \&accepts) or die 'the server did not come back';
+	poll_perl(60, sub { accepts($node) }) or die 'the server did not come back';
 }
 poll_ok($node, "SELECT count(*) = 4 FROM elt.source_tables WHERE state = 'ready'", 'the tables are copied');
 
@@ -76,7 +76,7 @@ while (time() < $begin + $seconds || ($kills < $seconds / 3 && time() < $begin +
 	{
 		kill_one() or next;
 		pgbench_finish($load);
-		poll_perl(60, \&accepts) or die 'the server did not come back';
+		poll_perl(60, sub { accepts($node) }) or die 'the server did not come back';
 	}
 	start_load();
 }
@@ -146,13 +146,4 @@ sub kill_one
 		return 1;
 	}
 	return 0;
-}
-
-# A connection after the crash restart: the postmaster may still have to notice.
-sub accepts
-{
-	my ($out, $err);
-
-	usleep(50_000);
-	return $node->psql('postgres', 'SELECT 1', stdout => \$out, stderr => \$err, timeout => 10) == 0;
 }

@@ -43,7 +43,7 @@ sub kill_at
 	ok($caught, "$step: the $kind worker stands there");
 	$kills += kill('KILL', $pids[0]) if $caught;
 	$holder->{run}->kill_kill;
-	ok(poll_perl(60, sub { my $out; return $node->psql('postgres', 'SELECT 1', stdout => \$out) == 0; }),
+	ok(poll_perl(60, sub { accepts($node) }),
 		"$step: the server is back");
 	return;
 }
@@ -94,7 +94,7 @@ all_is_right('before the commit');
 $node->safe_psql('postgres', "INSERT INTO t SELECT g, 'not flushed' FROM generate_series(7000, 7500) g");
 is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s')"), 't', 'staged');
 $kills += kill('KILL', (workers($node, 'capture'))[0]);
-ok(poll_perl(60, sub { my $out; return $node->psql('postgres', 'SELECT 1', stdout => \$out) == 0; }), 'the server is back');
+ok(poll_perl(60, sub { accepts($node) }), 'the server is back');
 all_is_right('before the flush');
 
 # on disk and not confirmed, or confirmed just now: a kill at any time after
@@ -105,7 +105,7 @@ for my $round (1 .. 2)
 	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s')");
 	poll_ok($node, "SELECT confirmed_lsn >= staged_lsn FROM elt.stat_sources", 'confirmed') if $round == 2;
 	$kills += kill('KILL', (workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
-	ok(poll_perl(60, sub { my $out; return $node->psql('postgres', 'SELECT 1', stdout => \$out) == 0; }), 'the server is back');
+	ok(poll_perl(60, sub { accepts($node) }), 'the server is back');
 	all_is_right("around the confirmation, $round");
 }
 

@@ -78,7 +78,7 @@ foreach my $round (1 .. 2)
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT elt.replay_quarantine(%' LIMIT 1");
 	kill('KILL', $pid);
 	IPC::Run::finish($_) foreach @sessions;
-	ok(poll_perl(60, sub { $node->psql('postgres', 'SELECT 1') == 0 }), "the server is back, round $round");
+	ok(poll_perl(60, sub { accepts($node) }), "the server is back, round $round");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE status = 'open'"), $open,
 		"what was killed has left no trace, round $round");
 }

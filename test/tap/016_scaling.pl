@@ -154,8 +154,7 @@ while (time() < $begin + $seconds || $done{kill} < 1)
 		next unless kill('KILL', $pids[ rand(@pids) ]);
 		$done{kill}++;
 		pgbench_finish($load);
-		poll_perl(30, sub { usleep(50_000); my ($out, $err); $node->psql('postgres', 'SELECT 1', stdout => \$out, stderr => \$err) == 0 })
-		  or die 'the server did not come back';
+		poll_perl(30, sub { accepts($node) }) or die 'the server did not come back';
 		$load = pgbench_start($node, '-f', $script, '-T', '120', '-R', '150');
 	}
 }
@@ -227,6 +226,8 @@ CREATE TABLE a_target (LIKE a INCLUDING INDEXES);
 SELECT elt.create_source('s', ARRAY['a'], snapshot => 'none');
 SELECT elt.create_pipeline('p', 's', 'a', 'a_target');
 EOS
+# without a snapshot, what was written before the slot was there is not captured
+poll_ok($small, "SELECT state = 'streaming' FROM elt.stat_sources", 'capture finds a process');
 $small->safe_psql('postgres', 'INSERT INTO a SELECT generate_series(1, 5000)');
 poll_ok($small, 'SELECT count(*) = 5000 FROM a_target', 'work goes on');
 poll_ok($small, "SELECT workers = 1 AND wanted = 1 AND reason = 'no_process' FROM elt.stat_pool", 'with one worker, and the reason is told');

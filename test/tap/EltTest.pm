@@ -22,7 +22,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl pgbench_init pgbench_start pgbench_finish
+our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -66,6 +66,17 @@ sub poll_perl
 	return 0;
 }
 
+# Whether a server that restarts after a crash takes connections again.  psql
+# gets no input, since it may be refused before it has read any.
+sub accepts
+{
+	my ($node) = @_;
+	my ($out, $err);
+
+	return IPC::Run::run([ 'psql', '-X', '-A', '-t', '-q', '-d', $node->connstr('postgres'), '-c', 'SELECT 1' ],
+		'<', \undef, '>', \$out, '2>', \$err);
+}
+
 # What the server logged since an offset.
 sub log_since
 {
@@ -83,8 +94,9 @@ sub workers
 	  $kind eq '%' ? "backend_type LIKE 'elt %' OR (backend_type = 'walsender' AND application_name LIKE 'elt %')" :
 	  "backend_type = 'elt $kind'";
 
-	$node->psql('postgres', "SELECT pid FROM pg_stat_activity WHERE $where ORDER BY pid",
-		stdout => \$out, stderr => \$err, timeout => 20);
+	IPC::Run::run([ 'psql', '-X', '-A', '-t', '-q', '-d', $node->connstr('postgres'),
+			'-c', "SELECT pid FROM pg_stat_activity WHERE $where ORDER BY pid" ],
+		'<', \undef, '>', \$out, '2>', \$err);
 	return split(/\n/, $out || '');
 }
 
