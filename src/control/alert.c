@@ -28,6 +28,7 @@
 
 #include "access/xact.h"
 #include "catalog.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "control/alert.h"
@@ -41,6 +42,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "transform/limit.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -682,6 +684,12 @@ elt_evaluate_alerts(PG_FUNCTION_ARGS)
 	EltSpi		spi;
 	ListCell   *cell;
 
+	/* what it returns is of all, and so is what it does as of a time */
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to evaluate the alert rules of all"),
+				 errhint("Members of pg_monitor may; the supervisor does it by itself.")));
 	(void) lock(true);
 	PushActiveSnapshot(GetLatestSnapshot());
 	load_rules();
