@@ -121,6 +121,14 @@ SELECT * FROM alert_test.seen;
 -- resolved ones are kept for 30 days
 SELECT jsonb_array_length(elt.evaluate_alerts('2030-02-01 00:00Z'));
 SELECT count(*) FROM elt.alerts WHERE rule = 'late';
+-- also while something fires
+SELECT elt.create_alert_rule('always', 'SELECT 1 AS value');
+INSERT INTO elt.alerts (rule, labels, state, severity, started_at, resolved_at, updated_at)
+VALUES ('late', '{}', 'resolved', 'info', '2029-12-01', '2029-12-01', '2029-12-01');
+SELECT elt.evaluate_alerts('2030-02-01 00:10Z') IS NOT NULL AS evaluated;
+SELECT rule, state FROM elt.alerts WHERE rule IN ('always', 'late');
+SELECT elt.drop_alert_rule('always');
+SELECT elt.evaluate_alerts('2030-02-01 00:20Z') IS NOT NULL AS evaluated;
 
 -- a row's own threshold, NULL values, numbers as labels, labels twice
 SELECT elt.create_alert_rule('own', $$SELECT * FROM (VALUES (1, 5, 4), (2, 3, 4), (3, NULL, 0), (4, 9, NULL), (1, 6, 4)) AS v (n, value, threshold) -- end$$);
@@ -186,6 +194,8 @@ SELECT elt.create_alert_rule('x', 'SELECT 1 AS value) AS rule; DROP TABLE alert_
 SELECT elt.create_alert_rule('x', 'SELECT 1 AS value', severity => 'bad');
 SELECT elt.create_alert_rule('x', 'SELECT 1 AS value', for_duration => '-1 s');
 SELECT elt.create_alert_rule('x', 'SELECT 1 AS value', evaluation_interval => '10 ms');
+-- added to a time it would be out of range, for the rules of all
+SELECT elt.create_alert_rule('x', 'SELECT 1 AS value', repeat_interval => '293000 years');
 SELECT elt.alter_alert_rule('none', enabled => false);
 SELECT elt.alter_alert_rule('freshness', 'SELECT 1 AS value');
 SELECT elt.drop_alert_rule('none');
@@ -210,6 +220,10 @@ SELECT rule FROM elt.alert_rules WHERE NOT shipped ORDER BY rule;
 UPDATE elt.alert_rules SET threshold = 1;
 SELECT elt.evaluate_alerts();
 SELECT elt.put_ack(10, 1, 'x');
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION elt.evaluate_alerts TO alert_joe;
+SET ROLE alert_joe;
+SELECT elt.evaluate_alerts();
 RESET ROLE;
 CREATE ROLE alert_nobody;
 SET ROLE alert_nobody;

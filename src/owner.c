@@ -10,10 +10,15 @@
  */
 #include "postgres.h"
 
+#include "commands/async.h"
+#include "commands/prepare.h"
 #include "compat.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "owner.h"
+#include "storage/lock.h"
+#include "utils/guc.h"
+#include "utils/portal.h"
 
 void
 elt_owner_enter(Oid owner, const char *search_path, EltOwnerScope *scope)
@@ -39,4 +44,13 @@ elt_owner_leave(const EltOwnerScope *scope)
 		elog(ERROR, "SPI_finish failed");
 	AtEOXact_GUC(false, scope->nest_level);
 	SetUserIdAndSecContext(scope->user, scope->sec_context);
+}
+
+void
+elt_owner_clean_session(void)
+{
+	PortalHashTableDeleteAll();
+	DropAllPreparedStatements();
+	Async_UnlistenAll();
+	LockReleaseAll(USER_LOCKMETHOD, true);
 }

@@ -21,4 +21,11 @@ typedef struct EltOwnerScope
 extern void elt_owner_enter(Oid owner, const char *search_path, EltOwnerScope *scope);
 extern void elt_owner_leave(const EltOwnerScope *scope);
 
+/*
+ * Drops what the owner's code may have left in the session of a worker: no
+ * abort ends session-level advisory locks.  In a transaction of its own, which
+ * takes no advisory lock before.
+ */
+extern void elt_owner_clean_session(void);
+
 #endif							/* ELT_OWNER_H */

@@ -20,12 +20,15 @@
  *
  * Failure: a user's query that fails or takes too long costs its rule a
  * growing pause and is noted in elt.alert_rules; any other error ends the
- * round, is logged, and the next round waits longer.
+ * round, is logged, and the next round waits longer.  A query that catches its
+ * cancel and goes on ends the process (limit.c): on its way out that disables
+ * the rule, or the next supervisor would end the same way.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "control/alert.h"
@@ -34,8 +37,12 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "storage/lock.h"
+#include "transform/limit.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -52,6 +59,8 @@
 #define CRASH_WINDOW_MS		300000
 #define CRASHES_KEPT		16
 #define NO_ROOM_MS			5000	/* how long a want of processes counts */
+#define NO_ROOM_MS			5000	/* how long a refusal of the server counts */
+#define STUBBORN_MS			1000	/* from the first cancel to the next */
 
 typedef struct AlertRule
 {
@@ -99,6 +108,9 @@ typedef struct Evaluation
 
 static Evaluation alerts;
 
+/* The user's rule whose query runs in this process, for disable_rule. */
+static const char *running_rule = NULL;
+
 PG_FUNCTION_INFO_V1(elt_evaluate_alerts);
 
 static bool is_due(TimestampTz now);
@@ -112,6 +124,7 @@ static bool evaluate_shipped(TimestampTz at, bool all);
 static bool is_about_workers(const AlertRule *rule);
 static char *worker_samples(TimestampTz at);
 static bool evaluate_user_rule(AlertRule *rule, TimestampTz at);
+static void disable_rule(int code, Datum arg);
 static void note_rule_end(AlertRule *rule, const ErrorData *error);
 static void note_result(EltSpi *spi, bool *due);
 static void notify(TimestampTz now);
@@ -123,9 +136,13 @@ static void disarm(void);
 void
 elt_alert_round(void)
 {
+	static bool registered = false;
 	TimestampTz now = GetCurrentTimestamp();
 	MemoryContext caller = CurrentMemoryContext;
 
+	if (!registered)
+		before_shmem_exit(disable_rule, (Datum) 0);
+	registered = true;
 	if (!elt_alerts || now < alerts.retry_at || !is_due(now))
 		return;
 
@@ -250,6 +267,9 @@ evaluate(TimestampTz now)
 		if (!begin("evaluating an alert rule"))
 			return;
 		due |= evaluate_user_rule(rule, now);
+		elt_worker_commit();
+		elt_worker_begin("cleaning the session");
+		elt_owner_clean_session();
 		elt_worker_commit();
 	}
 
@@ -419,9 +439,16 @@ evaluate_user_rule(AlertRule *rule, TimestampTz at)
 		EltSpi		spi;
 
 		arm(elt_alert_time_limit_ms);
+		if (elt_my_slot != NULL)
+		{
+			elt_limit_arm(elt_alert_time_limit_ms + STUBBORN_MS);
+			running_rule = rule->name;
+		}
 		PushActiveSnapshot(GetTransactionSnapshot());
 		rows = elt_alert_rule_query(rule->query, rule->owner, rule->search_path);
 		PopActiveSnapshot();
+		running_rule = NULL;
+		elt_limit_disarm();
 		disarm();
 
 		values[0] = CStringGetTextDatum(rule->name);
@@ -439,9 +466,14 @@ evaluate_user_rule(AlertRule *rule, TimestampTz at)
 	}
 	PG_CATCH();
 	{
+		running_rule = NULL;
+		elt_limit_disarm();
 		disarm();
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
+		/* who evaluates by hand may want an end of it */
+		if (elt_my_slot == NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(caller);
@@ -454,6 +486,33 @@ evaluate_user_rule(AlertRule *rule, TimestampTz at)
 											   Min(rule->interval_ms << Min(rule->failures, 20),
 												   Max(rule->interval_ms, MAX_RULE_PAUSE_MS)));
 	return due;
+}
+
+/* The process ends: because of the rule whose query it is at, if it would not be cancelled. */
+static void
+disable_rule(int code, Datum arg)
+{
+	const char *rule = running_rule;
+	Oid			types[] = {TEXTOID};
+	Datum		values[1];
+	EltSpi		spi;
+
+	running_rule = NULL;
+	if (rule == NULL || !elt_limit_was_hit())
+		return;
+	disarm();
+	AbortOutOfAnyTransaction();
+	ereport(LOG,
+			(errmsg("alert rule \"%s\" is disabled: its query cannot be cancelled", rule),
+			 errhint("Take out what catches query_canceled, then elt.alter_alert_rule(rule, enabled => true).")));
+	elt_worker_begin("disabling an alert rule");
+	values[0] = CStringGetTextDatum(rule);
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.alert_rules SET enabled = false, last_error_at = clock_timestamp(), "
+				"last_error = '57014: disabled: the query catches its cancel and goes on' WHERE rule = $1",
+				1, types, values, NULL);
+	elt_spi_end(&spi);
+	elt_worker_commit();
 }
 
 /* Writes a rule's error, once per error and when it is over. */
@@ -641,6 +700,12 @@ elt_evaluate_alerts(PG_FUNCTION_ARGS)
 	EltSpi		spi;
 	ListCell   *cell;
 
+	/* what it returns is of all, and so is what it does as of a time */
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to evaluate the alert rules of all"),
+				 errhint("Members of pg_monitor may; the supervisor does it by itself.")));
 	(void) lock(true);
 	PushActiveSnapshot(GetLatestSnapshot());
 	load_rules();

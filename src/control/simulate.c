@@ -87,7 +87,7 @@ elt_simulate_autoscale(PG_FUNCTION_ARGS)
 		if (capacity > 0)
 			measure.busy_s = measure.running * measure.completed / capacity;
 		if (profile->lock_bound > 0 && capacity < measure.running * profile->worker_rate)
-			measure.waiting = (int) rint(measure.busy_s - profile->lock_bound / profile->worker_rate);
+			measure.waiting = (int) rint(Max(measure.busy_s - profile->lock_bound / profile->worker_rate, 0));
 		measure.free_processes = (int) profile->processes - measure.running;
 		worker_seconds += measure.running;
 		reason = elt_autoscale(&state, &measure, &profile->limits, second + 1);

@@ -104,7 +104,7 @@ elt_replay(PG_FUNCTION_ARGS)
 	run_row->pipeline_id = replay->pipeline->pipeline_id;
 	run_row->version = replay->pipeline->version;
 	run_row->lane_end = replay->pipeline->lanes;
-	run_row->position = Max(run_row->range.from_change - 1, 0);
+	run_row->position = Max(run_row->range.from_change, 1) - 1;
 	run_row->last_change = PG_INT64_MAX;
 	bound_range(replay);
 	elt_replay_run_create(run_row);

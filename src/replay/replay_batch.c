@@ -96,7 +96,7 @@ scan(EltReplay *replay)
 		replay->carried = NULL;
 		MemoryContextSwitchTo(old);
 		replay->truncated_at = 0;
-		replay->scanned = Max(run->range.from_change - 1, 0);
+		replay->scanned = Max(run->range.from_change, 1) - 1;
 		replay->scan_end = 0;
 		for (int lane = 0; lane < lanes; lane++)
 			replay->scan_end = Max(replay->scan_end, replay->positions[lane]);
@@ -114,7 +114,7 @@ scan(EltReplay *replay)
 	}
 
 	replay->counting = false;
-	replay->read_to = Max(run->range.from_change - 1, 0);
+	replay->read_to = Max(run->range.from_change, 1) - 1;
 	if (elt_newest_partials(replay->newest) == 0)
 		replay->read_to = Max(replay->read_to, run->position);
 	run->phase = ELT_REPLAY_APPLY;
@@ -275,7 +275,7 @@ end_group(EltReplay *replay, bool unresolved)
 	{
 		run->lane_from = run->lane_end;
 		run->lane_end = replay->pipeline->lanes;
-		run->position = Max(run->range.from_change - 1, 0);
+		run->position = Max(run->range.from_change, 1) - 1;
 		run->phase = ELT_REPLAY_SCAN;
 		replay->newest = NULL;
 	}

@@ -12,10 +12,10 @@ CREATE TABLE elt.alert_rules (
 	description			text NOT NULL DEFAULT '',
 	query				text,						-- NULL: shipped, see shipped_alert_samples()
 	threshold			double precision,			-- a value above it fires; NULL: the row's own threshold, or each row
-	for_duration		interval NOT NULL DEFAULT '0' CHECK (for_duration >= '0'),
-	keep_firing_for		interval NOT NULL DEFAULT '0' CHECK (keep_firing_for >= '0'),
-	repeat_interval		interval NOT NULL DEFAULT '4 h' CHECK (repeat_interval >= '1 s'),
-	group_interval		interval NOT NULL DEFAULT '10 s' CHECK (group_interval >= '0'),
+	for_duration		interval NOT NULL DEFAULT '0' CHECK (for_duration BETWEEN '0' AND '1 year'),
+	keep_firing_for		interval NOT NULL DEFAULT '0' CHECK (keep_firing_for BETWEEN '0' AND '1 year'),
+	repeat_interval		interval NOT NULL DEFAULT '4 h' CHECK (repeat_interval BETWEEN '1 s' AND '1 year'),
+	group_interval		interval NOT NULL DEFAULT '10 s' CHECK (group_interval BETWEEN '0' AND '1 year'),
 	evaluation_interval	interval NOT NULL DEFAULT '1 s' CHECK (evaluation_interval BETWEEN '1 s' AND '1 day'),
 	severity			text NOT NULL DEFAULT 'warning' CHECK (severity IN ('info', 'warning', 'critical')),
 	hint				text,
@@ -264,9 +264,10 @@ BEGIN
 	IF $6 NOT IN ('info', 'warning', 'critical') THEN
 		RAISE invalid_parameter_value USING MESSAGE = format('unknown severity "%s"', $6),
 			HINT = 'The severities are info, warning and critical.';
-	ELSIF $5 < '0' OR $9 < '0' OR $11 < '0' OR $10 < '1 s' OR $12 NOT BETWEEN '1 s' AND '1 day' THEN
+	ELSIF $5 NOT BETWEEN '0' AND '1 year' OR $9 NOT BETWEEN '0' AND '1 year' OR $11 NOT BETWEEN '0' AND '1 year'
+		OR $10 NOT BETWEEN '1 s' AND '1 year' OR $12 NOT BETWEEN '1 s' AND '1 day' THEN
 		RAISE invalid_parameter_value USING MESSAGE = 'an interval of the alert rule is out of range',
-			DETAIL = 'for_duration, keep_firing_for and group_interval are at least 0, repeat_interval at least 1 s, evaluation_interval 1 s to 1 day.',
+			DETAIL = 'for_duration, keep_firing_for and group_interval are 0 to 1 year, repeat_interval 1 s to 1 year, evaluation_interval 1 s to 1 day.',
 			HINT = 'Leave an interval out to keep its default.';
 	END IF;
 
@@ -568,10 +569,12 @@ CREATE FUNCTION elt.store_alert_samples(rules text[], samples jsonb, at timestam
 AS $$
 #variable_conflict use_column
 BEGIN
+	DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
 	IF samples = '[]' AND NOT EXISTS (SELECT FROM elt.alerts WHERE state <> 'resolved')
 		AND NOT EXISTS (SELECT FROM elt.alerts WHERE state = 'resolved' AND told = 'firing')
 	THEN
 		DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
+		moving := 0;
 		due := false;
 		RETURN;
 	END IF;

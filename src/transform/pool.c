@@ -25,24 +25,21 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "commands/async.h"
-#include "commands/prepare.h"
 #include "common/pg_prng.h"
 #include "control/stats.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "portability/instr_time.h"
 #include "replay/resolve.h"
 #include "storage/ipc.h"
-#include "storage/lock.h"
 #include "transform/batch.h"
 #include "transform/log.h"
 #include "transform/options.h"
 #include "transform/transform_catalog.h"
 #include "utils/memutils.h"
-#include "utils/portal.h"
 #include "utils/timestamp.h"
 
 #define MAX_NAP_MS			10000
@@ -346,10 +343,7 @@ clean_session(Pool *pool, Oid owner)
 	if (OidIsValid(pool->last_owner))
 	{
 		elt_worker_begin("cleaning the session");
-		PortalHashTableDeleteAll();
-		DropAllPreparedStatements();
-		Async_UnlistenAll();
-		LockReleaseAll(USER_LOCKMETHOD, true);
+		elt_owner_clean_session();
 		elt_worker_commit();
 	}
 	pool->last_owner = owner;
