@@ -69,7 +69,15 @@ typedef struct Candidate
 	int64		bytes;
 	int64		newer;			/* change_id of a newer change of the key that
 								 * was applied; 0: none */
+	int			place;			/* in outcomes */
 } Candidate;
+
+/* What is to be told of a change that was there once the lanes were locked. */
+typedef struct Outcome
+{
+	int64		quarantine_id;
+	bool		replayed;		/* false: the table says what became of it */
+} Outcome;
 
 struct EltResolve
 {
@@ -80,8 +88,8 @@ struct EltResolve
 	bool		own_transaction;
 	Candidate  *candidates;		/* in order of change_id */
 	int			ncandidates;
-	Datum		ids;			/* bigint[]: those that were there once the
-								 * lanes were locked */
+	Outcome    *outcomes;		/* in order of change_id, too */
+	int			noutcomes;
 	bool		held[ELT_MAX_LANES];
 	int64		positions[ELT_MAX_LANES];
 	int64		position;		/* the highest of them */
@@ -104,7 +112,9 @@ typedef struct Newer
 } Newer;
 
 static void select_candidates(EltResolve *resolve, int limit);
-static Datum candidate_ids(const EltResolve *resolve);
+static void prepare_outcomes(EltResolve *resolve);
+static void put_replayed(const Outcome *outcome, Tuplestorestate *store, TupleDesc desc);
+static void note_replayed(EltResolve *resolve, const Candidate *candidates, int ncandidates, EltLogRow **rows, int nrows);
 static ErrorData *hold_target(EltResolve *resolve);
 static ErrorData *apply_all(EltResolve *resolve);
 static ErrorData *apply_window(EltResolve *resolve, TupleTableSlot *slot, Candidate *candidates, int n);
@@ -170,7 +180,7 @@ elt_resolve_lock(EltResolve *resolve, bool wait, int max_rows)
 			resolve->candidates[n++] = resolve->candidates[i];
 	}
 	resolve->ncandidates = n;
-	resolve->ids = candidate_ids(resolve);
+	prepare_outcomes(resolve);
 	return n;
 }
 
@@ -223,16 +233,6 @@ select_candidates(EltResolve *resolve, int limit)
 		candidate->row.key = elt_spi_datum(&spi, i, 6, &isnull);
 	}
 	elt_spi_end(&spi);
-}
-
-static Datum
-candidate_ids(const EltResolve *resolve)
-{
-	Datum	   *ids = palloc_extended(Max(resolve->ncandidates, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-
-	for (int i = 0; i < resolve->ncandidates; i++)
-		ids[i] = Int64GetDatum(resolve->candidates[i].row.quarantine_id);
-	return PointerGetDatum(construct_array(ids, resolve->ncandidates, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /* ---- apply and discard ---- */
@@ -353,7 +353,8 @@ apply_window(EltResolve *resolve, TupleTableSlot *slot, Candidate *candidates, i
 		return NULL;
 	if (is_upsert_without_parking(resolve))
 		elt_quarantine_supersede(resolve->pipeline, rows, npassed);
-	elt_quarantine_resolve(rows, npassed, "replayed", resolver(resolve), NULL);
+	if (elt_quarantine_resolve(rows, npassed, "replayed", resolver(resolve), NULL) == npassed)
+		note_replayed(resolve, candidates, n, rows, npassed);
 	return drain(resolve, rows, npassed);
 }
 
@@ -605,27 +606,83 @@ resolver(const EltResolve *resolve)
 	return resolve->own_transaction ? "elt" : GetUserNameFromId(GetSessionUserId(), false);
 }
 
+static void
+prepare_outcomes(EltResolve *resolve)
+{
+	resolve->noutcomes = resolve->ncandidates;
+	resolve->outcomes = palloc_extended(Max(resolve->noutcomes, 1) * sizeof(Outcome), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (int i = 0; i < resolve->noutcomes; i++)
+	{
+		resolve->candidates[i].place = i;
+		resolve->outcomes[i].quarantine_id = resolve->candidates[i].row.quarantine_id;
+	}
+}
+
+/* The rows are of these candidates, in the same order. */
+static void
+note_replayed(EltResolve *resolve, const Candidate *candidates, int ncandidates, EltLogRow **rows, int nrows)
+{
+	for (int i = 0, row = 0; i < ncandidates && row < nrows; i++)
+	{
+		if (candidates[i].row.quarantine_id == rows[row]->quarantine_id)
+		{
+			resolve->outcomes[candidates[i].place].replayed = true;
+			row++;
+		}
+	}
+}
+
+static void
+put_replayed(const Outcome *outcome, Tuplestorestate *store, TupleDesc desc)
+{
+	Datum		values[] = {Int64GetDatum(outcome->quarantine_id), (Datum) 0, (Datum) 0};
+	bool		nulls[] = {false, false, true};
+	text	   *replayed;
+
+	if (!outcome->replayed)
+		return;
+	replayed = cstring_to_text("replayed");
+	values[1] = PointerGetDatum(replayed);
+	tuplestore_putvalues(store, desc, values, nulls);
+	pfree(replayed);
+}
+
+/* What was replayed is known, and not looked up. */
 void
 elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc desc)
 {
 	Oid			types[] = {INT8ARRAYOID};
-	Datum		ids[] = {resolve->ids};
+	Datum		values[1];
+	Datum	   *ids = palloc_extended(Max(resolve->noutcomes, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	int			n = 0;
+	int			next = 0;
 	uint64		rows;
 	EltSpi		spi;
+
+	for (int i = 0; i < resolve->noutcomes; i++)
+	{
+		if (!resolve->outcomes[i].replayed)
+			ids[n++] = Int64GetDatum(resolve->outcomes[i].quarantine_id);
+	}
+	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT quarantine_id, CASE WHEN status IN ('open', 'waiting') THEN 'failed' ELSE status END, "
 					   "CASE WHEN status IN ('open', 'waiting') THEN message END FROM elt.quarantine "
-					   "WHERE quarantine_id = ANY ($1) ORDER BY change_id, quarantine_id", 1, types, ids, NULL);
+					   "WHERE quarantine_id = ANY ($1) ORDER BY change_id, quarantine_id", 1, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
-		Datum		values[3];
+		Datum		columns[3];
 		bool		nulls[3];
 
-		for (int i = 0; i < 3; i++)
-			values[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
-		tuplestore_putvalues(store, desc, values, nulls);
+		heap_deform_tuple(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, columns, nulls);
+		while (next < resolve->noutcomes && resolve->outcomes[next].quarantine_id != DatumGetInt64(columns[0]))
+			put_replayed(&resolve->outcomes[next++], store, desc);
+		next++;
+		tuplestore_putvalues(store, desc, columns, nulls);
 	}
+	while (next < resolve->noutcomes)
+		put_replayed(&resolve->outcomes[next++], store, desc);
 	elt_spi_end(&spi);
 }
 
