@@ -1236,8 +1236,6 @@ BEGIN
 	IF samples = '[]' AND NOT EXISTS (SELECT FROM elt.alerts WHERE state <> 'resolved')
 		AND NOT EXISTS (SELECT FROM elt.alerts WHERE state = 'resolved' AND told = 'firing')
 	THEN
-		DELETE FROM elt.alerts WHERE state = 'resolved' AND resolved_at < at - interval '30 days';
-		moving := 0;
 		due := false;
 		RETURN;
 	END IF;

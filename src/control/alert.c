@@ -59,7 +59,6 @@
 #define CRASH_WINDOW_MS		300000
 #define CRASHES_KEPT		16
 #define NO_ROOM_MS			5000	/* how long a want of processes counts */
-#define NO_ROOM_MS			5000	/* how long a refusal of the server counts */
 #define STUBBORN_MS			1000	/* from the first cancel to the next */
 
 typedef struct AlertRule
