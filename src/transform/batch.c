@@ -546,16 +546,10 @@ block(Batch *batch, const ErrorData *error, bool breaker)
 	elt_worker_begin_work(pipeline->name);
 	MemoryContextSwitchTo(context);
 	elt_pipeline_set_blocked(pipeline->pipeline_id, summary, breaker, pipeline->probes);
+	if (breaker)
+		elt_breaker_hold_back(pipeline->pipeline_id, pipeline->version, fingerprints);
 	elt_worker_commit();
 	MemoryContextSwitchTo(context);
-	if (breaker)
-	{
-		elt_worker_begin_work(pipeline->name);
-		MemoryContextSwitchTo(context);
-		elt_breaker_hold_back(pipeline->pipeline_id, pipeline->version, fingerprints);
-		elt_worker_commit();
-		MemoryContextSwitchTo(context);
-	}
 	return ELT_BATCH_BLOCKED;
 }
 

@@ -207,7 +207,10 @@ elt_breaker_fingerprints(const EltWork *work)
 	return PointerGetDatum(construct_array(fingerprints, work->breaker.nfloods, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* Once it is committed that the pipeline is blocked: then nothing more comes. */
+/*
+ * In the transaction that blocks the pipeline, after its row was updated: that
+ * has waited for the batches that hold the row, and keeps others off.
+ */
 void
 elt_breaker_hold_back(int64 pipeline_id, int version, Datum fingerprints)
 {
