@@ -85,7 +85,7 @@ CREATE TABLE elt.pipelines (
 	target_name		text NOT NULL,				-- schema.table as it was last seen: a table that is made anew is found by it
 	target_owner	regrole NOT NULL,			-- whose table that was
 	transform		text,						-- NULL: by column name
-	mode			text NOT NULL CHECK (mode IN ('append', 'upsert')),
+	mode			text NOT NULL CHECK (mode IN ('append', 'upsert', 'history')),
 	key				text[] NOT NULL DEFAULT '{}',	-- target columns
 	ordering		text NOT NULL CHECK (ordering IN ('strict', 'supersede', 'unordered')),
 	options			jsonb NOT NULL DEFAULT '{}',
@@ -98,6 +98,7 @@ CREATE TABLE elt.pipelines (
 	last_error_at	timestamptz,
 	blocked_by		text CHECK (blocked_by IN ('systemic', 'breaker')),	-- why; kept while paused, so that it goes on with a probe
 	blocked_since	timestamptz,
+	ignored_truncate_at	timestamptz,		-- the last one, with the option truncate: alert
 	next_probe_at	timestamptz,				-- blocked: when the next attempt is due
 	probes			int NOT NULL DEFAULT 0,
 	unblocked_at	timestamptz,				-- what failed before does not count for the breaker
@@ -729,6 +730,9 @@ INSERT INTO elt.alert_rules
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
 	 'Compare elt.schema_versions with the transform and the target.'),
+	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
+	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
+	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -1140,6 +1144,14 @@ BEGIN
 			FROM elt.pipelines p
 			JOIN elt.sources s ON s.source_id = p.source_id
 			WHERE p.state = 'blocked';
+	END IF;
+
+	IF 'truncate_ignored' = ANY (rules) THEN
+		RETURN QUERY SELECT 'truncate_ignored', jsonb_build_object('pipeline', p.name, 'source', s.name, 'value', 1,
+				'detail', format('%s was truncated at %s', p.relation, p.ignored_truncate_at))
+			FROM elt.pipelines p
+			JOIN elt.sources s ON s.source_id = p.source_id
+			WHERE p.ignored_truncate_at > at - interval '1 day';
 	END IF;
 
 	IF rules && ARRAY['freshness', 'backlog_drain_time'] THEN

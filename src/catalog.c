@@ -45,7 +45,7 @@ static HTAB *plans = NULL;
 #define PIPELINE_COLUMNS \
 	"p.pipeline_id, p.name, p.source_id, s.name, p.relation, t.raw::oid, " \
 	"to_regclass(pg_catalog.format('elt_raw.%I', s.name))::oid, p.target::oid, p.transform, " \
-	"p.mode = 'append', p.key, CASE p.ordering WHEN 'strict' THEN 's' WHEN 'supersede' THEN 'p' ELSE 'u' END, " \
+	"p.mode, p.key, CASE p.ordering WHEN 'strict' THEN 's' WHEN 'supersede' THEN 'p' ELSE 'u' END, " \
 	"p.options, p.lanes, p.owner::oid, p.search_path, p.version, left(p.state, 1), p.next_probe_at, p.probes, p.target_name, p.target_owner::oid"
 
 #define PIPELINE_TABLES \
@@ -283,6 +283,7 @@ pipeline_from_row(EltSpi *spi, uint64 row)
 {
 	EltPipeline *pipeline = MemoryContextAllocZero(spi->caller_context, sizeof(EltPipeline));
 	MemoryContext old;
+	const char *mode;
 	Datum		value;
 	Datum	   *keys;
 	int			nkeys;
@@ -297,7 +298,9 @@ pipeline_from_row(EltSpi *spi, uint64 row)
 	pipeline->raw_root = (Oid) elt_spi_int64(row, 7);
 	pipeline->target = (Oid) elt_spi_int64(row, 8);
 	pipeline->transform = elt_spi_text(spi, row, 9);
-	pipeline->append = elt_spi_bool(row, 10);
+	mode = elt_spi_text(spi, row, 10);
+	pipeline->append = strcmp(mode, "append") == 0;
+	pipeline->history = strcmp(mode, "history") == 0;
 	value = elt_spi_datum(spi, row, 11, &isnull);
 	pipeline->ordering = elt_spi_text(spi, row, 12)[0];
 	pipeline->options = DatumGetJsonbP(elt_spi_datum(spi, row, 13, &isnull));

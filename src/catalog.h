@@ -107,7 +107,12 @@ typedef struct EltPipeline
 	char	   *target_name;	/* as last seen, quoted */
 	Oid			target_owner;
 	char	   *transform;		/* NULL: by column name */
-	bool		append;			/* mode append; else upsert */
+	bool		append;			/* mode append */
+	bool		history;		/* mode history; neither: upsert */
+	bool		late;			/* history: what is applied may be older than
+								 * what the target has */
+	char	   *truncates;		/* late: when the source's table was truncated
+								 * meanwhile, as a timestamptz[]; NULL: never */
 	List	   *key;			/* of char *: target columns */
 	char		ordering;		/* 's' strict, 'p' supersede, 'u' unordered */
 	Jsonb	   *options;

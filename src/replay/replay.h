@@ -31,6 +31,8 @@ typedef struct EltReplay
 	int64		scan_end;		/* ... on its way to here */
 	bool		counting;		/* the scan counts the total, too */
 	int64		truncated_at;	/* the last truncate that was settled */
+	char	   *truncates;		/* of a history: all of them, as a
+								 * timestamptz[] */
 	int64		read_to;		/* all up to here was read */
 	HTAB	   *carried;		/* images that later, partial ones need */
 

@@ -14,6 +14,9 @@
  * noted (newest.c).  Where that takes too much memory half of the lanes are
  * put off, as often as it takes, and come with a scan of their own later.
  *
+ * A history keeps every version, so there all that is selected is applied,
+ * and no truncate makes it moot.
+ *
  * Apply: windows are read between the bounds.  In one transaction the lanes
  * are held, so that no worker can settle something newer meanwhile; what was
  * settled since the scan is noted; and what is still the newest goes through
@@ -62,7 +65,8 @@ static void skip_unresolved(EltReplay *replay, const EltWork *work, Fate *fates)
 static int	compare_int64(const void *a, const void *b);
 static void forget_rows(EltWork *work);
 static void count(EltReplay *replay, const EltWork *work, EltLogRow **rows, int nrows, const Fate *fates, int64 end);
-static bool ignores_deletes(const EltReplay *replay);
+static void note_truncate(EltReplay *replay, TimestampTz at);
+static bool deletes_leave_image(const EltReplay *replay);
 
 void
 elt_replay_step(EltReplay *replay)
@@ -96,6 +100,7 @@ scan(EltReplay *replay)
 		replay->carried = NULL;
 		MemoryContextSwitchTo(old);
 		replay->truncated_at = 0;
+		replay->truncates = NULL;
 		replay->scanned = Max(run->range.from_change, 1) - 1;
 		replay->scan_end = 0;
 		for (int lane = 0; lane < lanes; lane++)
@@ -166,23 +171,39 @@ visit(void *arg, const EltLogRow *row)
 	if (row->op == ELT_OP_TRUNCATE)
 	{
 		if (replay->options.apply_truncate && row->change_id <= replay->positions[run->lane_from])
+		{
 			replay->truncated_at = Max(replay->truncated_at, row->change_id);
+			if (replay->pipeline->history)
+				note_truncate(replay, row->commit_ts);
+		}
 		return;
 	}
 	if (row->change_id > replay->positions[lane])
 		return;
 	if (wanted && replay->counting)
 		run->total++;
-	if (lane >= run->lane_from && lane < run->lane_end && !replay->forget &&
-		!(row->op == ELT_OP_DELETE && ignores_deletes(replay)))
+	if (lane >= run->lane_from && lane < run->lane_end && !replay->forget && !replay->pipeline->history &&
+		!(row->op == ELT_OP_DELETE && deletes_leave_image(replay)))
 		elt_newest_note(replay->newest, row, !wanted);
 }
 
-/* A delete that is not applied leaves the image before it in the target. */
-static bool
-ignores_deletes(const EltReplay *replay)
+/* In a history it ends the versions that were present, also those that come back only now. */
+static void
+note_truncate(EltReplay *replay, TimestampTz at)
 {
-	return !replay->options.apply_deletes || (replay->pipeline->append && replay->pipeline->transform == NULL);
+	MemoryContext old = MemoryContextSwitchTo(replay->group);
+	char	   *before = replay->truncates;
+
+	replay->truncates = psprintf("%.*s%s\"%s\"}", before ? (int) strlen(before) - 1 : 1, before ? before : "{",
+								 before ? "," : "", timestamptz_to_str(at));
+	MemoryContextSwitchTo(old);
+}
+
+/* A delete that is not applied, or only marks the row, leaves the image before it in the target. */
+static bool
+deletes_leave_image(const EltReplay *replay)
+{
+	return !replay->options.apply_deletes || replay->options.soft_deletes || (replay->pipeline->append && replay->pipeline->transform == NULL);
 }
 
 /* ---- apply ---- */
@@ -215,6 +236,7 @@ apply(EltReplay *replay)
 				 errmsg("pipeline \"%s\" does not exist any more", pipeline->name),
 				 errhint("It was dropped while it was replayed.")));
 	note_progress_of_lanes(replay, positions);
+	pipeline->truncates = replay->truncates;
 	for (int lane = run->lane_from; lane < run->lane_end; lane++)
 		end = Max(end, positions[lane]);
 	end = Min(end, run->range.to_change);
@@ -399,6 +421,8 @@ is_superseded(EltReplay *replay, const EltLogRow *row, bool *partial)
 	bool		later;
 
 	*partial = false;
+	if (replay->pipeline->history)
+		return false;
 	if (row->change_id < replay->truncated_at)
 		return true;
 	if (replay->forget)

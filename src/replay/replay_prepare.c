@@ -2,7 +2,8 @@
  * replay_prepare.c
  *	  How a pipeline can be replayed.
  *
- * An upsert is repeatable by itself.  An append writes every change, so a
+ * An upsert is repeatable by itself, and so is a history, whose versions are
+ * told apart by their time (history.c).  An append writes every change, so a
  * replay must take back what was written before: by change_id, where target
  * and transform have such a column; else the target's key tells which row to
  * overwrite, and only the newest change of each key of the source counts.
@@ -44,6 +45,7 @@ elt_replay_load(EltReplay *replay)
 	elt_options_read(pipeline->options, pipeline->append, &replay->options);
 	if (pipeline->append)
 		pipeline->key = replay->key;
+	pipeline->late = pipeline->history;
 	replay->pipeline = pipeline;
 }
 

@@ -80,7 +80,7 @@ CREATE TABLE elt.pipelines (
 	target_name		text NOT NULL,				-- schema.table as it was last seen: a table that is made anew is found by it
 	target_owner	regrole NOT NULL,			-- whose table that was
 	transform		text,						-- NULL: by column name
-	mode			text NOT NULL CHECK (mode IN ('append', 'upsert')),
+	mode			text NOT NULL CHECK (mode IN ('append', 'upsert', 'history')),
 	key				text[] NOT NULL DEFAULT '{}',	-- target columns
 	ordering		text NOT NULL CHECK (ordering IN ('strict', 'supersede', 'unordered')),
 	options			jsonb NOT NULL DEFAULT '{}',
@@ -93,6 +93,7 @@ CREATE TABLE elt.pipelines (
 	last_error_at	timestamptz,
 	blocked_by		text CHECK (blocked_by IN ('systemic', 'breaker')),	-- why; kept while paused, so that it goes on with a probe
 	blocked_since	timestamptz,
+	ignored_truncate_at	timestamptz,		-- the last one, with the option truncate: alert
 	next_probe_at	timestamptz,				-- blocked: when the next attempt is due
 	probes			int NOT NULL DEFAULT 0,
 	unblocked_at	timestamptz,				-- what failed before does not count for the breaker

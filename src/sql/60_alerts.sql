@@ -66,6 +66,9 @@ INSERT INTO elt.alert_rules
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
 	 'Compare elt.schema_versions with the transform and the target.'),
+	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
+	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
+	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -477,6 +480,14 @@ BEGIN
 			FROM elt.pipelines p
 			JOIN elt.sources s ON s.source_id = p.source_id
 			WHERE p.state = 'blocked';
+	END IF;
+
+	IF 'truncate_ignored' = ANY (rules) THEN
+		RETURN QUERY SELECT 'truncate_ignored', jsonb_build_object('pipeline', p.name, 'source', s.name, 'value', 1,
+				'detail', format('%s was truncated at %s', p.relation, p.ignored_truncate_at))
+			FROM elt.pipelines p
+			JOIN elt.sources s ON s.source_id = p.source_id
+			WHERE p.ignored_truncate_at > at - interval '1 day';
 	END IF;
 
 	IF rules && ARRAY['freshness', 'backlog_drain_time'] THEN

@@ -416,6 +416,8 @@ pass_barrier(Batch *batch)
 		if (pipeline->ordering != 'u')
 			work->superseded += elt_quarantine_supersede_before(pipeline, change_id);
 	}
+	else if (work->options.alert_truncate)
+		elt_pipeline_note_truncate(pipeline->pipeline_id, work->window->barrier->commit_ts);
 	batch->counts.read = 1;
 	batch->counts.position = change_id;
 	work->window->position = change_id;
@@ -427,7 +429,7 @@ pass_barrier(Batch *batch)
 static void
 truncate_target(EltWork *work)
 {
-	elt_runner_truncate(work->pipeline);
+	elt_runner_truncate(work->pipeline, work->window->barrier->commit_ts);
 }
 
 /* Where the window was not settled to its end, the rest is for the next batch. */

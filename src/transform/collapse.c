@@ -4,7 +4,8 @@
  *
  * The newest image of a key is all that an upsert needs, unless it lacks
  * columns that its update did not touch: these come from the images before
- * it, as far as they have them.
+ * it, as far as they have them.  A history needs the newest image of each
+ * transaction.
  */
 #include "postgres.h"
 
@@ -17,22 +18,52 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+typedef enum Kept
+{
+	NEWEST,
+	NEWEST_AND_DELETE,			/* and what it marks as deleted */
+	VERSIONS					/* the newest of each transaction */
+} Kept;
+
 typedef struct KeyEntry
 {
 	int32		key_hash;		/* hash key */
 	int			first;			/* index into the result */
 } KeyEntry;
 
+static int	collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept);
+static int	find_key(EltLogRow **out, const int *next, int at, const EltLogRow *row);
+static bool stays(const EltLogRow *older, const EltLogRow *newer, Kept kept);
 static EltLogRow *merge(TupleDesc desc, const EltLogRow *older, EltLogRow *newer);
 static Datum intersect(Datum a, Datum b);
 
 int
 elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
 {
+	return collapse(desc, rows, nrows, out, NEWEST);
+}
+
+int
+elt_collapse_soft(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
+{
+	return collapse(desc, rows, nrows, out, NEWEST_AND_DELETE);
+}
+
+int
+elt_collapse_versions(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
+{
+	return collapse(desc, rows, nrows, out, VERSIONS);
+}
+
+static int
+collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept)
+{
 	HASHCTL		ctl = {0};
 	HTAB	   *keys;
-	int		   *next;			/* chains of keys with the same hash */
+	int		   *next;			/* chains of keys with the same hash; the
+								 * newest of a key comes first */
 	int			nout = 0;
+	int			ncompact = 0;
 
 	if (nrows == 1)
 	{
@@ -48,23 +79,54 @@ elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
 	for (int i = 0; i < nrows; i++)
 	{
 		bool		found;
-		KeyEntry   *entry = hash_search(keys, &rows[i]->key_hash, HASH_ENTER, &found);
-		int			at = found ? entry->first : -1;
+		EltLogRow  *row = rows[i];
+		KeyEntry   *entry = hash_search(keys, &row->key_hash, HASH_ENTER, &found);
+		int			first = found ? entry->first : -1;
+		int			at = find_key(out, next, first, row);
 
-		while (at >= 0 && !elt_log_same_key(out[at], rows[i]))
-			at = next[at];
-		if (at >= 0)
-			out[at] = merge(desc, out[at], rows[i]);
-		else
+		if (at < 0 || stays(out[at], row, kept))
 		{
-			next[nout] = found ? entry->first : -1;
-			entry->first = nout;
-			out[nout++] = rows[i];
+			if (at >= 0 && kept == VERSIONS && row->commit_ts <= out[at]->commit_ts)
+				row = elt_log_redate(desc, row, out[at]->commit_ts + 1);
+			out[nout] = row;
+			next[nout] = first;
+			entry->first = nout++;
+			continue;
 		}
+		if (kept == NEWEST_AND_DELETE && out[at]->op == ELT_OP_DELETE)
+		{
+			int			marked = find_key(out, next, next[at], row);
+
+			if (marked >= 0)
+				out[marked] = NULL; /* its mark is taken back */
+		}
+		out[at] = merge(desc, out[at], row);
+	}
+	for (int i = 0; i < nout; i++)
+	{
+		if (out[i] != NULL)
+			out[ncompact++] = out[i];
 	}
 	hash_destroy(keys);
 	pfree(next);
-	return nout;
+	return ncompact;
+}
+
+static int
+find_key(EltLogRow **out, const int *next, int at, const EltLogRow *row)
+{
+	while (at >= 0 && (out[at] == NULL || !elt_log_same_key(out[at], row)))
+		at = next[at];
+	return at;
+}
+
+/* Whether the older change of a key is to be applied besides the newer one. */
+static bool
+stays(const EltLogRow *older, const EltLogRow *newer, Kept kept)
+{
+	if (kept == VERSIONS)
+		return older->commit_lsn != newer->commit_lsn;
+	return kept == NEWEST_AND_DELETE && older->op != ELT_OP_DELETE && newer->op == ELT_OP_DELETE;
 }
 
 static EltLogRow *

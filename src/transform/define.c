@@ -31,6 +31,7 @@
 #include "transform/options.h"
 #include "transform/pipeline.h"
 #include "transform/runner.h"
+#include "transform/statement.h"
 #include "transform/target.h"
 #include "transform/transform_catalog.h"
 #include "utils/array.h"
@@ -45,7 +46,7 @@ PG_FUNCTION_INFO_V1(elt_create_pipeline);
 PG_FUNCTION_INFO_V1(elt_replace_transform);
 PG_FUNCTION_INFO_V1(elt_alter_pipeline);
 
-static bool read_mode(const char *mode);
+static void read_mode(EltPipeline *pipeline, const char *mode);
 static char read_ordering(const char *ordering);
 static void check_definition(EltPipeline *pipeline, const EltSource *source);
 static char *find_relation(const EltSource *source, const char *relation);
@@ -53,6 +54,10 @@ static bool relation_is_known(const EltSource *source, const char *relation, cha
 static List *read_key(Datum key);
 static void warn_of_target_owner(const EltPipeline *pipeline);
 static void check_key(EltPipeline *pipeline);
+static List *default_key(const EltPipeline *pipeline, Relation target);
+static void check_history(const EltPipeline *pipeline, const EltPipelineOptions *options);
+static void check_soft_deletes(const EltPipeline *pipeline);
+static void require_time_column(const EltPipeline *pipeline, const char *name, const char *what);
 static char *read_transform(const char *text);
 static List *source_columns(const EltSource *source, const char *relation);
 static EltPipeline *hold_definition(const char *name);
@@ -79,7 +84,7 @@ elt_create_pipeline(PG_FUNCTION_ARGS)
 				 errmsg("argument \"target\" must not be null"),
 				 errhint("Name the table that the pipeline writes to.")));
 	elt_argument_check_name(name, "pipeline");
-	pipeline->append = read_mode(mode);
+	read_mode(pipeline, mode);
 	pipeline->ordering = read_ordering(ordering);
 	pipeline->options = PG_ARGISNULL(8) ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
 		PG_GETARG_JSONB_P(8);
@@ -168,6 +173,10 @@ check_definition(EltPipeline *pipeline, const EltSource *source)
 	elt_options_read(pipeline->options, pipeline->append, &options);
 	elt_target_check(pipeline);
 	warn_of_target_owner(pipeline);
+	if (pipeline->history)
+		check_history(pipeline, &options);
+	if (options.soft_deletes)
+		check_soft_deletes(pipeline);
 	check_key(pipeline);
 	if (pipeline->transform == NULL && elt_pipeline_topic(pipeline) != NULL)
 		ereport(ERROR,
@@ -184,22 +193,16 @@ check_definition(EltPipeline *pipeline, const EltSource *source)
 				 errhint("Use columns of changes such as commit_ts instead, or pass the option {\"allow_volatile\": true}.")));
 }
 
-static bool
-read_mode(const char *mode)
+static void
+read_mode(EltPipeline *pipeline, const char *mode)
 {
-	if (strcmp(mode, "append") == 0)
-		return true;
-	if (strcmp(mode, "history") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("mode \"history\" is not supported yet"),
-				 errhint("Use append to keep every version as a row of its own, or upsert to keep the newest.")));
-	if (strcmp(mode, "upsert") != 0)
+	pipeline->append = strcmp(mode, "append") == 0;
+	pipeline->history = strcmp(mode, "history") == 0;
+	if (!pipeline->append && !pipeline->history && strcmp(mode, "upsert") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown mode \"%s\"", mode),
-				 errhint("The modes are append and upsert.")));
-	return false;
+				 errhint("The modes are append, upsert and history.")));
 }
 
 static char
@@ -369,20 +372,78 @@ check_key(EltPipeline *pipeline)
 	else
 	{
 		if (pipeline->key == NIL)
-			pipeline->key = elt_target_primary_key(target);
+			pipeline->key = default_key(pipeline, target);
 		if (pipeline->key == NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("table \"%s\" has no primary key", RelationGetRelationName(target)),
 					 errhint("Add one, name the columns of a unique index as key, or use mode append.")));
-		if (!OidIsValid(elt_target_key_index(target, pipeline->key)))
+		if (!OidIsValid(elt_target_key_index(target, elt_target_unique_columns(pipeline))))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-					 errmsg("table \"%s\" has no unique index over the pipeline's key", RelationGetRelationName(target)),
+					 errmsg("table \"%s\" has no unique index over the pipeline's key%s", RelationGetRelationName(target),
+							pipeline->history ? " and valid_from" : ""),
 					 errdetail("An index that is partial, deferrable, invalid or over expressions does not do."),
 					 errhint("CREATE UNIQUE INDEX on exactly the key columns, or use mode append.")));
 	}
 	table_close(target, NoLock);
+}
+
+/* The primary key; in a history without the time that tells versions apart. */
+static List *
+default_key(const EltPipeline *pipeline, Relation target)
+{
+	List	   *key = elt_target_primary_key(target);
+	ListCell   *lc;
+
+	foreach(lc, key)
+	{
+		if (pipeline->history && strcmp(lfirst(lc), ELT_VALID_FROM) == 0)
+			key = foreach_delete_current(key, lc);
+	}
+	return key;
+}
+
+static void
+check_history(const EltPipeline *pipeline, const EltPipelineOptions *options)
+{
+	require_time_column(pipeline, ELT_VALID_FROM, "a history");
+	require_time_column(pipeline, ELT_VALID_TO, "a history");
+	if (pipeline->ordering != 's')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a history needs the ordering strict"),
+				 errdetail("Versions of a key follow one another."),
+				 errhint("Leave out the ordering, or use mode upsert.")));
+	if (options->soft_deletes)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a history does not take the option \"deletes\": \"soft\""),
+				 errdetail("A delete ends the present version, and removes none."),
+				 errhint("Leave out the option.")));
+}
+
+static void
+check_soft_deletes(const EltPipeline *pipeline)
+{
+	if (pipeline->append)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("mode append does not take the option \"deletes\": \"soft\""),
+				 errhint("Use mode upsert.")));
+	require_time_column(pipeline, ELT_DELETED_AT, "a pipeline with the option \"deletes\": \"soft\"");
+}
+
+static void
+require_time_column(const EltPipeline *pipeline, const char *name, const char *what)
+{
+	AttrNumber	attnum = get_attnum(pipeline->target, name);
+
+	if (attnum <= 0 || get_atttype(pipeline->target, attnum) != TIMESTAMPTZOID)
+		ereport(ERROR,
+				(errcode(attnum <= 0 ? ERRCODE_UNDEFINED_COLUMN : ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the target of %s needs a column \"%s\" of type timestamptz", what, name),
+				 errhint("ALTER TABLE %s ADD COLUMN %s timestamptz", elt_target_name(pipeline), name)));
 }
 
 /* The text of the transform, which must be one plain SELECT, without what follows it. */

@@ -398,6 +398,10 @@ select_rows(EltWork *work, int n, EltLogRow **out, bool *in_order)
 	}
 	if (work->pipeline->append || *in_order || nrows == 0)
 		memcpy(out, rows, nrows * sizeof(EltLogRow *));
+	else if (work->pipeline->history)
+		nrows = elt_collapse_versions(work->window->desc, rows, nrows, out);
+	else if (work->options.soft_deletes)
+		nrows = elt_collapse_soft(work->window->desc, rows, nrows, out);
 	else
 		nrows = elt_collapse(work->window->desc, rows, nrows, out);
 	pfree(rows);

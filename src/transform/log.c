@@ -31,6 +31,8 @@ typedef struct Filling
 static bool accept_row(const EltLogRequest *request, EltLogWindow *window, EltLogRow *row,
 					   Filling *filling);
 static void append_row(EltLogWindow *window, EltLogRow *row);
+static EltLogRow *replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged,
+						  TimestampTz commit_ts);
 
 /*
  * elt_log_read
@@ -256,6 +258,18 @@ elt_log_form(TupleTableSlot *slot, Datum *values, bool *nulls)
 EltLogRow *
 elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged)
 {
+	return replace(desc, row, after, unchanged, row->commit_ts);
+}
+
+EltLogRow *
+elt_log_redate(TupleDesc desc, const EltLogRow *row, TimestampTz commit_ts)
+{
+	return replace(desc, row, row->after, row->unchanged, commit_ts);
+}
+
+static EltLogRow *
+replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged, TimestampTz commit_ts)
+{
 	EltLogRow  *copy = palloc(sizeof(EltLogRow));
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	Datum		values[ELT_RAW_NCOLUMNS];
@@ -269,8 +283,10 @@ elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchang
 	nulls[ELT_RAW_AFTER - 1] = (after == 0);
 	values[ELT_RAW_UNCHANGED - 1] = unchanged;
 	nulls[ELT_RAW_UNCHANGED - 1] = (unchanged == 0);
+	values[ELT_RAW_COMMIT_TS - 1] = TimestampTzGetDatum(commit_ts);
 
 	*copy = *row;
+	copy->commit_ts = commit_ts;
 	copy->tuple = elt_form_minimal_tuple(desc, values, nulls);
 	ExecStoreMinimalTuple(copy->tuple, slot, false);
 	elt_log_hold_values(copy, slot);

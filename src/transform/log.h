@@ -129,5 +129,6 @@ extern void elt_log_visit(Oid raw, const char *topic, int64 after, int64 upto,
 extern EltLogRow *elt_log_form(TupleTableSlot *slot, Datum *values, bool *nulls);
 
 extern EltLogRow *elt_log_replace(TupleDesc desc, const EltLogRow *row, Datum after, Datum unchanged);
+extern EltLogRow *elt_log_redate(TupleDesc desc, const EltLogRow *row, TimestampTz commit_ts);
 
 #endif							/* ELT_LOG_H */

@@ -24,7 +24,8 @@ static void require_known(const char *name);
 static void read_option(const char *name, JsonbValue *value, EltPipelineOptions *options);
 static int	read_int(const char *name, JsonbValue *value, int min, int max);
 static bool read_bool(const char *name, JsonbValue *value);
-static bool read_apply(const char *name, JsonbValue *value);
+static bool read_apply(const char *name, JsonbValue *value, const char *third);
+static bool is_word(JsonbValue *value, const char *word);
 static int	read_duration_ms(const char *name, JsonbValue *value);
 
 void
@@ -39,6 +40,8 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 	options->batch_changes = 0;
 	options->max_workers = 0;
 	options->apply_deletes = true;
+	options->soft_deletes = false;
+	options->alert_truncate = false;
 	options->apply_truncate = !append;
 	options->allow_volatile = false;
 	options->unmarked_output = false;
@@ -55,6 +58,15 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 		else if (token == WJB_VALUE)
 			read_option(name, &value, options);
 	}
+}
+
+bool
+elt_pipeline_deletes_softly(const EltPipeline *pipeline)
+{
+	EltPipelineOptions options;
+
+	elt_options_read(pipeline->options, pipeline->append, &options);
+	return options.soft_deletes;
 }
 
 Jsonb *
@@ -117,9 +129,15 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 	else if (strcmp(name, "max_workers") == 0)
 		options->max_workers = read_int(name, value, 1, MAX_WORKERS);
 	else if (strcmp(name, "deletes") == 0)
-		options->apply_deletes = read_apply(name, value);
+	{
+		options->soft_deletes = is_word(value, "soft");
+		options->apply_deletes = options->soft_deletes || read_apply(name, value, "soft");
+	}
 	else if (strcmp(name, "truncate") == 0)
-		options->apply_truncate = read_apply(name, value);
+	{
+		options->alert_truncate = is_word(value, "alert");
+		options->apply_truncate = !options->alert_truncate && read_apply(name, value, "alert");
+	}
 	else if (strcmp(name, "allow_volatile") == 0)
 		options->allow_volatile = read_bool(name, value);
 	else if (strcmp(name, "unmarked_output") == 0)
@@ -166,22 +184,25 @@ read_bool(const char *name, JsonbValue *value)
 	return value->val.boolean;
 }
 
+/* "third" is what the option can be besides. */
 static bool
-read_apply(const char *name, JsonbValue *value)
+read_apply(const char *name, JsonbValue *value, const char *third)
 {
-	if (value->type == jbvString)
-	{
-		char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
+	if (is_word(value, "apply"))
+		return true;
+	if (!is_word(value, "ignore"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is none of \"apply\", \"ignore\" and \"%s\"", name, third),
+				 errhint("Pass {\"%s\": \"apply\"}, {\"%s\": \"ignore\"} or {\"%s\": \"%s\"}.", name, name, name, third)));
+	return false;
+}
 
-		if (strcmp(text, "apply") == 0)
-			return true;
-		if (strcmp(text, "ignore") == 0)
-			return false;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"%s\" is neither \"apply\" nor \"ignore\"", name),
-			 errhint("Pass {\"%s\": \"apply\"} or {\"%s\": \"ignore\"}.", name, name)));
+static bool
+is_word(JsonbValue *value, const char *word)
+{
+	return value->type == jbvString && value->val.string.len == strlen(word) &&
+		memcmp(value->val.string.val, word, strlen(word)) == 0;
 }
 
 /* A number is of milliseconds; a string is as settings take it ("90 s"). */

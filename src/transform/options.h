@@ -5,6 +5,7 @@
 #ifndef ELT_OPTIONS_H
 #define ELT_OPTIONS_H
 
+#include "catalog.h"
 #include "utils/jsonb.h"
 
 typedef struct EltPipelineOptions
@@ -12,8 +13,10 @@ typedef struct EltPipelineOptions
 	int			lanes;
 	int			batch_changes;	/* 0: as the setting elt.batch_changes says */
 	int			max_workers;	/* at this pipeline at a time; 0: all */
-	bool		apply_deletes;
+	bool		apply_deletes;	/* or mark the rows, see soft_deletes */
+	bool		soft_deletes;
 	bool		apply_truncate;
+	bool		alert_truncate; /* tell of a truncate that is not applied */
 	bool		allow_volatile;
 	bool		unmarked_output;
 	bool		breaker;		/* a flood of failures blocks the pipeline */
@@ -21,6 +24,8 @@ typedef struct EltPipelineOptions
 								 * as the setting elt.transform_time_limit
 								 * says */
 } EltPipelineOptions;
+
+extern bool elt_pipeline_deletes_softly(const EltPipeline *pipeline);
 
 /* Reads and checks them; raises 22023. */
 extern void elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options);

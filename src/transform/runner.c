@@ -41,6 +41,7 @@
 #include "storage/bufmgr.h"
 #include "transform/attempt.h"
 #include "transform/limit.h"
+#include "transform/output.h"
 #include "transform/runner.h"
 #include "transform/statement.h"
 #include "transform/target.h"
@@ -60,12 +61,32 @@
 #define SIZE_CLASSES	5		/* of a batch: below 8, 64, 512, 4096 changes,
 								 * more */
 
+/* What decides on the statement that a change needs. */
+typedef struct RunRules
+{
+	bool		append;
+	bool		history;
+	bool		soft_deletes;
+	bool		by_name;
+} RunRules;
+
+/* Kinds of statements, in the order in which they run; see run_class. */
+typedef enum RunClass
+{
+	RUN_DELETE,
+	RUN_WRITE,
+	RUN_PARTIAL,				/* images that lack columns */
+	RUN_VERSIONS,
+	RUN_SOFT_DELETE
+} RunClass;
+
 typedef struct Statement
 {
 	EltStatementKind kind;
 	int			schema_version; /* 0 with a transform */
 	Datum		unchanged;		/* text[] of columns that the images lack; 0:
 								 * none */
+	char	   *truncates;		/* as in the pipeline; "": none */
 	char	   *query;			/* NULL: there is nothing to do */
 	SPIPlanPtr	plans[SIZE_CLASSES];
 	BlockNumber blocks[SIZE_CLASSES];	/* of the target when the plan was
@@ -74,8 +95,8 @@ typedef struct Statement
 
 typedef struct Runner
 {
-	int64		pipeline_id;	/* hash key; negative: an append pipeline that
-								 * is replayed as an upsert */
+	int64		pipeline_id;	/* hash key; negative: of a replay that takes
+								 * other statements */
 	int			version;
 	uint64		generation;
 	Oid			target;
@@ -97,16 +118,19 @@ static int	time_limit(const EltPipeline *pipeline);
 static Runner *find_runner(const EltPipeline *pipeline);
 static void reset_runner(Runner *runner);
 static void forget_target(Datum arg, Oid relid);
-static int	run_class(const EltPipeline *pipeline, const EltLogRow *row);
-static bool same_run(const EltPipeline *pipeline, const EltLogRow *a, const EltLogRow *b);
-static EltLogRow **order_by_run(const EltPipeline *pipeline, EltLogRow **rows, int nrows);
+static RunClass run_class(const RunRules *rules, const EltLogRow *row);
+static bool same_run(const RunRules *rules, const EltLogRow *a, const EltLogRow *b);
+static bool same_names(Datum a, Datum b);
+static EltLogRow **order_by_run(const RunRules *rules, EltLogRow **rows, int nrows);
 static int	compare_runs(const void *a, const void *b, void *arg);
-static int64 apply_run(const EltPipeline *pipeline, Runner *runner, TupleDesc desc, EltLogRow **rows, int nrows);
+static int64 apply_run(const EltPipeline *pipeline, const RunRules *rules, Runner *runner, TupleDesc desc,
+					   EltLogRow **rows, int nrows);
 static void register_batch(TupleDesc desc, EltLogRow **rows, int nrows);
 static int64 execute(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
 					 const EltLogRow *row, int nrows);
 static Statement *find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
 								 const EltLogRow *row);
+static List *kept_columns(const EltPipeline *pipeline, List *names, List *columns);
 static SPIPlanPtr find_plan(Runner *runner, Statement *statement, int nrows);
 static void require_key_in_record(const EltPipeline *pipeline, const EltLogRow *row);
 static void require_whole_image(const EltLogRow *row);
@@ -159,6 +183,7 @@ int64
 elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows, bool in_order)
 {
 	EltOwnerScope scope;
+	RunRules	rules = {pipeline->append, pipeline->history, elt_pipeline_deletes_softly(pipeline), pipeline->transform == NULL};
 	Runner	   *runner;
 	int64		written = 0;
 	int			start = 0;
@@ -169,15 +194,15 @@ elt_runner_apply(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, 
 	elt_attempt_begin(pipeline->pipeline_id, rows, nrows);
 	enter_owner(pipeline, &scope);
 	runner = find_runner(pipeline);
-	if (!in_order)
-		rows = order_by_run(pipeline, rows, nrows);
+	if (!in_order && !pipeline->history)
+		rows = order_by_run(&rules, rows, nrows);
 	while (start < nrows)
 	{
 		int			end = start + 1;
 
-		while (end < nrows && same_run(pipeline, rows[start], rows[end]))
+		while (end < nrows && same_run(&rules, rows[start], rows[end]))
 			end++;
-		written += apply_run(pipeline, runner, desc, rows + start, end - start);
+		written += apply_run(pipeline, &rules, runner, desc, rows + start, end - start);
 		start = end;
 	}
 	elt_owner_leave(&scope);
@@ -218,17 +243,11 @@ elt_runner_last_change(void)
 }
 
 void
-elt_runner_truncate(const EltPipeline *pipeline)
+elt_runner_truncate(const EltPipeline *pipeline, TimestampTz at)
 {
 	EltOwnerScope scope;
-	char	   *target = elt_target_name(pipeline);
-	char	   *statement;
-
-	/* an owner with no TRUNCATE right still has the means */
-	if (pg_class_aclcheck(pipeline->target, pipeline->owner, ACL_TRUNCATE) == ACLCHECK_OK)
-		statement = psprintf("TRUNCATE %s", target);
-	else
-		statement = psprintf("DELETE FROM %s", target);
+	bool		may_truncate = pg_class_aclcheck(pipeline->target, pipeline->owner, ACL_TRUNCATE) == ACLCHECK_OK;
+	char	   *statement = elt_statement_truncate(pipeline, may_truncate, timestamptz_to_str(at));
 
 	fire_constraints_at_once();
 	elt_limit_arm(time_limit(pipeline));
@@ -255,10 +274,10 @@ elt_runner_output(const EltPipeline *pipeline, List *names)
 	enter_owner(pipeline, &scope);
 	register_batch(RelationGetDescr(raw), NULL, 0);
 	if (pipeline->transform != NULL)
-		columns = elt_statement_transform_columns(pipeline, NULL);
+		columns = elt_output_transform(pipeline, NULL);
 	else
-		columns = elt_statement_named_columns(pipeline, names, 0);
-	columns = elt_statement_names(columns);
+		columns = elt_output_named(pipeline, names, 0);
+	columns = elt_output_names(columns);
 	spi = MemoryContextSwitchTo(caller);
 	foreach(lc, columns)
 		output = lappend(output, pstrdup(lfirst(lc)));
@@ -313,31 +332,45 @@ elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows,
 
 /* ---- one run of changes ---- */
 
-/* The statements' kind that a change needs: deletes come first, see order_by_run. */
-static int
-run_class(const EltPipeline *pipeline, const EltLogRow *row)
+/* Deletes come first, see order_by_run; those that mark a row follow its last image. */
+static RunClass
+run_class(const RunRules *rules, const EltLogRow *row)
 {
-	if (pipeline->append)
-		return 1;
+	if (rules->append)
+		return RUN_WRITE;
+	if (rules->history)
+		return RUN_VERSIONS;
 	if (row->op == ELT_OP_DELETE)
-		return 0;
-	return (row->unchanged != 0 && pipeline->transform == NULL) ? 2 : 1;
+		return rules->soft_deletes ? RUN_SOFT_DELETE : RUN_DELETE;
+	return (row->unchanged != 0 && rules->by_name) ? RUN_PARTIAL : RUN_WRITE;
 }
 
 /* Whether two changes can go through one statement. */
 static bool
-same_run(const EltPipeline *pipeline, const EltLogRow *a, const EltLogRow *b)
+same_run(const RunRules *rules, const EltLogRow *a, const EltLogRow *b)
 {
-	int			class = run_class(pipeline, a);
+	RunClass	class = run_class(rules, a);
+
+	if (class != run_class(rules, b))
+		return false;
 
 	/*
 	 * rows without a key may be of the same one, and an UPDATE takes any of
 	 * them
 	 */
-	return class == run_class(pipeline, b) &&
-		(class != 2 ||
-		 (a->key != 0 && b->key != 0 && VARSIZE_ANY(a->unchanged) == VARSIZE_ANY(b->unchanged) &&
-		  memcmp(DatumGetPointer(a->unchanged), DatumGetPointer(b->unchanged), VARSIZE_ANY(a->unchanged)) == 0));
+	if (class == RUN_PARTIAL && (a->key == 0 || b->key == 0))
+		return false;
+	return !(class == RUN_PARTIAL || (class == RUN_VERSIONS && rules->by_name)) ||
+		same_names(a->unchanged, b->unchanged);
+}
+
+static bool
+same_names(Datum a, Datum b)
+{
+	if (a == 0 || b == 0)
+		return a == b;
+	return VARSIZE_ANY(a) == VARSIZE_ANY(b) &&
+		memcmp(DatumGetPointer(a), DatumGetPointer(b), VARSIZE_ANY(a)) == 0;
 }
 
 /*
@@ -345,18 +378,18 @@ same_run(const EltPipeline *pipeline, const EltLogRow *a, const EltLogRow *b)
  * what they free may be taken by what follows.
  */
 static EltLogRow **
-order_by_run(const EltPipeline *pipeline, EltLogRow **rows, int nrows)
+order_by_run(const RunRules *rules, EltLogRow **rows, int nrows)
 {
 	EltLogRow **ordered;
 	bool		one_run = true;
 
 	for (int i = 1; i < nrows && one_run; i++)
-		one_run = same_run(pipeline, rows[0], rows[i]);
+		one_run = same_run(rules, rows[0], rows[i]);
 	if (one_run)
 		return rows;
 	ordered = palloc(nrows * sizeof(EltLogRow *));
 	memcpy(ordered, rows, nrows * sizeof(EltLogRow *));
-	qsort_arg(ordered, nrows, sizeof(EltLogRow *), compare_runs, unconstify(EltPipeline *, pipeline));
+	qsort_arg(ordered, nrows, sizeof(EltLogRow *), compare_runs, unconstify(RunRules *, rules));
 	return ordered;
 }
 
@@ -365,11 +398,11 @@ compare_runs(const void *a, const void *b, void *arg)
 {
 	const EltLogRow *left = *(EltLogRow *const *) a;
 	const EltLogRow *right = *(EltLogRow *const *) b;
-	int			class = run_class(arg, left);
+	RunClass	class = run_class(arg, left);
 
 	if (class != run_class(arg, right))
-		return class - run_class(arg, right);
-	if (class == 2)
+		return (int) class - (int) run_class(arg, right);
+	if (class == RUN_PARTIAL)
 	{
 		Size		size = VARSIZE_ANY(left->unchanged);
 		int			order;
@@ -384,27 +417,37 @@ compare_runs(const void *a, const void *b, void *arg)
 }
 
 static int64
-apply_run(const EltPipeline *pipeline, Runner *runner, TupleDesc desc, EltLogRow **rows, int nrows)
+apply_run(const EltPipeline *pipeline, const RunRules *rules, Runner *runner, TupleDesc desc,
+		  EltLogRow **rows, int nrows)
 {
 	int64		written = 0;
 
 	register_batch(desc, rows, nrows);
-	switch (run_class(pipeline, rows[0]))
+	switch (run_class(rules, rows[0]))
 	{
-		case 0:
+		case RUN_DELETE:
+		case RUN_SOFT_DELETE:
 			for (int i = 0; i < nrows && pipeline->transform == NULL; i++)
 				require_key_in_record(pipeline, rows[i]);
 			written = execute(pipeline, runner, ELT_STATEMENT_DELETE, rows[0], nrows);
 			break;
-		case 1:
+		case RUN_WRITE:
 			written = execute(pipeline, runner, ELT_STATEMENT_WRITE, rows[0], nrows);
 			break;
-		case 2:
+		case RUN_PARTIAL:
 			for (int i = 0; i < nrows; i++)
 				require_whole_image(rows[i]);
 			written = execute(pipeline, runner, ELT_STATEMENT_UPDATE, rows[0], nrows);
 			if (written < nrows)
 				written += execute(pipeline, runner, ELT_STATEMENT_INSERT, rows[0], nrows);
+			break;
+		case RUN_VERSIONS:
+			for (int i = 0; i < nrows && pipeline->transform == NULL; i++)
+			{
+				if (rows[i]->op == ELT_OP_DELETE)
+					require_key_in_record(pipeline, rows[i]);
+			}
+			written = execute(pipeline, runner, ELT_STATEMENT_VERSIONS, rows[0], nrows);
 			break;
 	}
 	SPI_unregister_relation(ELT_BATCH_RELATION);
@@ -498,7 +541,8 @@ static Runner *
 find_runner(const EltPipeline *pipeline)
 {
 	uint64		generation = elt_registry_available() ? elt_config_generation(MyDatabaseId) : 0;
-	int64		id = (pipeline->append && pipeline->key != NIL) ? -pipeline->pipeline_id : pipeline->pipeline_id;
+	bool		replayed = pipeline->late || (pipeline->append && pipeline->key != NIL);
+	int64		id = replayed ? -pipeline->pipeline_id : pipeline->pipeline_id;
 	Runner	   *runner;
 	bool		found;
 
@@ -570,8 +614,10 @@ static Statement *
 find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind, const EltLogRow *row)
 {
 	int			schema_version = pipeline->transform ? 0 : row->schema_version;
-	Datum		unchanged = (kind == ELT_STATEMENT_UPDATE || kind == ELT_STATEMENT_INSERT) ? row->unchanged : 0;
+	Datum		unchanged = kind == ELT_STATEMENT_UPDATE || kind == ELT_STATEMENT_INSERT ||
+	(kind == ELT_STATEMENT_VERSIONS && pipeline->transform == NULL) ? row->unchanged : 0;
 	Statement  *statement;
+	List	   *names = NIL;
 	List	   *columns;
 	MemoryContext old;
 	ListCell   *lc;
@@ -580,31 +626,60 @@ find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kin
 	{
 		statement = lfirst(lc);
 		if (statement->kind == kind && statement->schema_version == schema_version &&
-			(statement->unchanged == 0) == (unchanged == 0) &&
-			(unchanged == 0 ||
-			 (VARSIZE_ANY(statement->unchanged) == VARSIZE_ANY(unchanged) &&
-			  memcmp(DatumGetPointer(statement->unchanged), DatumGetPointer(unchanged), VARSIZE_ANY(unchanged)) == 0)))
+			strcmp(statement->truncates, pipeline->truncates ? pipeline->truncates : "") == 0 &&
+			same_names(statement->unchanged, unchanged))
 			return statement;
 	}
 
 	if (pipeline->transform != NULL)
-		columns = elt_statement_transform_columns(pipeline, NULL);
+		columns = elt_output_transform(pipeline, NULL);
 	else
-		columns = elt_statement_named_columns(pipeline, elt_schema_columns(pipeline->source_id, pipeline->relation, schema_version), unchanged);
+	{
+		names = elt_schema_columns(pipeline->source_id, pipeline->relation, schema_version);
+		columns = elt_output_named(pipeline, names, unchanged);
+	}
 
 	old = MemoryContextSwitchTo(runner->context);
 	statement = palloc0(sizeof(Statement));
 	statement->kind = kind;
 	statement->schema_version = schema_version;
+	statement->truncates = pstrdup(pipeline->truncates ? pipeline->truncates : "");
 	if (unchanged != 0)
 	{
 		statement->unchanged = PointerGetDatum(palloc(VARSIZE_ANY(unchanged)));
 		memcpy(DatumGetPointer(statement->unchanged), DatumGetPointer(unchanged), VARSIZE_ANY(unchanged));
 	}
-	statement->query = elt_statement_build(pipeline, kind, columns);
+	if (kind == ELT_STATEMENT_VERSIONS)
+		statement->query = elt_history_statement(pipeline, columns, kept_columns(pipeline, names, columns));
+	else
+		statement->query = elt_statement_build(pipeline, kind, columns);
 	runner->statements = lappend(runner->statements, statement);
 	MemoryContextSwitchTo(old);
 	return statement;
+}
+
+/* Of these columns of the source, those of the target that the images lack. */
+static List *
+kept_columns(const EltPipeline *pipeline, List *names, List *columns)
+{
+	List	   *kept = NIL;
+	List	   *whole;
+	ListCell   *lc;
+
+	if (names == NIL)
+		return NIL;
+	whole = elt_output_names(elt_output_named(pipeline, names, 0));
+	foreach(lc, whole)
+	{
+		bool		given = false;
+		ListCell   *cell;
+
+		foreach(cell, columns)
+			given = given || strcmp(((EltOutputColumn *) lfirst(cell))->name, lfirst(lc)) == 0;
+		if (!given)
+			kept = lappend(kept, lfirst(lc));
+	}
+	return kept;
 }
 
 static SPIPlanPtr
@@ -652,13 +727,15 @@ elt_runner_validate(const EltPipeline *pipeline, List *names)
 	register_batch(RelationGetDescr(raw), NULL, 0);
 	if (pipeline->transform != NULL)
 	{
-		columns = elt_statement_transform_columns(pipeline, &query);
+		columns = elt_output_transform(pipeline, &query);
 		MemoryContextSwitchTo(caller);
 		query = copyObject(query);
 	}
 	else if (names != NIL)
-		columns = elt_statement_named_columns(pipeline, names, 0);
-	if (columns != NIL)
+		columns = elt_output_named(pipeline, names, 0);
+	if (columns != NIL && pipeline->history)
+		(void) elt_statement_prepare(elt_history_statement(pipeline, columns, NIL));
+	else if (columns != NIL)
 	{
 		(void) elt_statement_prepare(elt_statement_build(pipeline, ELT_STATEMENT_WRITE, columns));
 		if (!pipeline->append)

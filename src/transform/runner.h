@@ -40,7 +40,8 @@ extern void elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLo
 /* The change that the last statement was at when it failed, as far as can be told; -1: unknown. */
 extern int64 elt_runner_last_change(void);
 
-extern void elt_runner_truncate(const EltPipeline *pipeline);
+/* As a truncate at the source at that time does. */
+extern void elt_runner_truncate(const EltPipeline *pipeline, TimestampTz at);
 
 /* "transform" or "apply", as can be told from the error. */
 extern const char *elt_runner_step(const EltPipeline *pipeline, const ErrorData *error);

@@ -24,6 +24,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "transform/options.h"
+#include "transform/statement.h"
 #include "transform/target.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -100,7 +101,7 @@ elt_target_check(const EltPipeline *pipeline)
 	{
 		elt_target_require_right(pipeline, ACL_SELECT, "SELECT");
 		elt_target_require_right(pipeline, ACL_UPDATE, "UPDATE");
-		if (options.apply_deletes)
+		if (options.apply_deletes && !options.soft_deletes)
 			elt_target_require_right(pipeline, ACL_DELETE, "DELETE");
 	}
 	if (check_enable_rls(pipeline->target, pipeline->owner, true) == RLS_ENABLED)
@@ -261,6 +262,14 @@ equal_names(List *a, List *b)
 			return false;
 	}
 	return true;
+}
+
+List *
+elt_target_unique_columns(const EltPipeline *pipeline)
+{
+	if (!pipeline->history)
+		return pipeline->key;
+	return lappend(list_copy(pipeline->key), ELT_VALID_FROM);
 }
 
 Oid

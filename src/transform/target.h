@@ -29,6 +29,9 @@ extern List *elt_target_primary_key(Relation target);
 /* All keys that ON CONFLICT can use, each a list of names; the primary key first. */
 extern List *elt_target_unique_keys(Relation target);
 
+/* What tells rows of the target apart: the pipeline's key, in a history with valid_from. */
+extern List *elt_target_unique_columns(const EltPipeline *pipeline);
+
 /* A unique index that ON CONFLICT (key) can use; InvalidOid: there is none. */
 extern Oid	elt_target_key_index(Relation target, List *key);
 

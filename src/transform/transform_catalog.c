@@ -135,6 +135,18 @@ elt_pipeline_hold_unblocked(int64 pipeline_id)
 }
 
 void
+elt_pipeline_note_truncate(int64 pipeline_id, TimestampTz at)
+{
+	Oid			types[] = {INT8OID, TIMESTAMPTZOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), TimestampTzGetDatum(at)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("UPDATE elt.pipelines SET ignored_truncate_at = $2 WHERE pipeline_id = $1", 2, types, values, NULL);
+	elt_spi_end(&spi);
+}
+
+void
 elt_pipeline_note_error(int64 pipeline_id, const char *error)
 {
 	Oid			types[] = {INT8OID, TEXTOID};

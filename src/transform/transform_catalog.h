@@ -45,6 +45,9 @@ extern bool elt_pipeline_hold_unblocked(int64 pipeline_id);
 /* Shows why a pipeline does not get on, without a change of its state. */
 extern void elt_pipeline_note_error(int64 pipeline_id, const char *error);
 
+/* Remembers a truncate of the source that was not applied, for the alert. */
+extern void elt_pipeline_note_truncate(int64 pipeline_id, TimestampTz at);
+
 /* Stores which table is the pipeline's target now, and what it is called. */
 extern void elt_pipeline_set_target(const EltPipeline *pipeline);
 extern Oid	elt_pipeline_raw(EltPipeline *pipeline);
