@@ -23,6 +23,10 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "common/pg_prng.h"
@@ -47,6 +51,7 @@
 #define ALONE_S				0.1 /* work of one worker that is not shared */
 #define MIN_RETRY_MS		200
 #define MAX_RETRY_MS		60000
+#define KEPT_BYTES			(64 * 1024 * 1024)
 
 /* What this worker remembers of a pipeline. */
 typedef struct Task
@@ -76,6 +81,7 @@ typedef struct Pool
 	Oid			last_owner;		/* whose code ran last in this session */
 } Pool;
 
+static void keep_freed_memory(void);
 static void load_tasks(Pool *pool);
 static bool run_round(Pool *pool);
 static bool look(Pool *pool);
@@ -97,6 +103,7 @@ elt_transform_main(Datum main_arg)
 	Pool		pool = {0};
 
 	elt_worker_start(main_arg, ELT_WORKER_TRANSFORM, "elt transform");
+	keep_freed_memory();
 	HOLD_CANCEL_INTERRUPTS();	/* see elt_isolate_try */
 	pool.config = AllocSetContextCreate(TopMemoryContext, "elt tasks", ALLOCSET_DEFAULT_SIZES);
 	pool.round = AllocSetContextCreate(TopMemoryContext, "elt round", ALLOCSET_DEFAULT_SIZES);
@@ -128,6 +135,20 @@ elt_transform_main(Datum main_arg)
 	retry_undrained(&pool);
 	if (look(&pool))
 		elt_registry_wake_transform(MyDatabaseId);
+}
+
+/*
+ * Each batch takes as much memory as the one before.  The C library would give
+ * it back to the kernel in between, and clearing the pages again would cost a
+ * tenth of the batch.
+ */
+static void
+keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, KEPT_BYTES / 2);
+	(void) mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+#endif
 }
 
 /* One batch for each pipeline that has something to do; false where none had. */
