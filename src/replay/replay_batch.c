@@ -353,6 +353,9 @@ read_window(EltReplay *replay, int64 upto)
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
 	request.one_schema_version = (replay->pipeline->transform == NULL);
 
+	/* of what happened within a transaction, a history shows only the end */
+	request.whole_commits = replay->pipeline->history;
+
 	/* newer than the lock on the lanes */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	window = elt_log_read(&request);

@@ -171,6 +171,7 @@ elt_resolve_lock(EltResolve *resolve, bool wait, int max_rows)
 		resolve->ncandidates = 0;
 	else
 	{
+		resolve->pipeline->late = resolve->pipeline->history;
 		elt_options_read(resolve->pipeline->options, resolve->pipeline->append, &resolve->options);
 		select_candidates(resolve, max_rows);
 	}

@@ -22,7 +22,8 @@
  *
  * Live changes are never older than what is there, whatever the source's
  * clock did: where they seem to be they are moved behind it, by as little as
- * will do.  In a replay (pipeline->late) they are what they say.
+ * will do.  In a replay, of the log or of quarantined changes, they are what
+ * they say (pipeline->late).
  *
  * The index of the target is over the key and valid_from; one over the key
  * WHERE valid_to IS NULL makes long histories fast.
