@@ -85,7 +85,7 @@ elt_replay_complete(EltReplay *replay, TupleDesc desc, EltLogRow *row)
 	nrows = elt_log_fetch(elt_pipeline_raw(replay->pipeline), elt_pipeline_topic(replay->pipeline),
 						  entry->change_ids, entry->count, PG_INT64_MAX, rows, &fetched);
 	rows[nrows++] = row;
-	(void) elt_collapse(desc, rows, nrows, rows);
+	(void) elt_collapse(desc, rows, nrows, rows, false);
 	return rows[0];
 }
 

@@ -121,6 +121,7 @@ static ErrorData *apply_window(EltResolve *resolve, TupleTableSlot *slot, Candid
 static EltLogRow **load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n);
 static ErrorData *apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **rows, int nrows, bool behind);
 static ErrorData *drain(EltResolve *resolve, EltLogRow **rows, int nrows);
+static int	end_of_commits(EltLogRow **rows, int nrows);
 static void leave_out_superseded(EltResolve *resolve);
 static HTAB *unapplied_changes(EltResolve *resolve);
 static bool newer_wanted(const EltLogRow *row, void *arg);
@@ -465,6 +466,8 @@ drain(EltResolve *resolve, EltLogRow **rows, int nrows)
 		found = elt_log_fetch(resolve->status.raw, topic, change_ids + start, count,
 							  elt_batch_bytes_kb * (int64) 1024, parked, &desc);
 		PopActiveSnapshot();
+		if (resolve->pipeline->history && start + found < n)
+			found = end_of_commits(parked, found);
 		if (found == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
@@ -476,6 +479,17 @@ drain(EltResolve *resolve, EltLogRow **rows, int nrows)
 			return error;
 	}
 	return NULL;
+}
+
+/* Of a transaction a history shows the end: one that may go on is left for later, if there is another before it. */
+static int
+end_of_commits(EltLogRow **rows, int nrows)
+{
+	int			end = nrows;
+
+	while (end > 0 && rows[end - 1]->commit_lsn == rows[nrows - 1]->commit_lsn)
+		end--;
+	return end > 0 ? end : nrows;
 }
 
 /* ---- what has been superseded meanwhile ---- */

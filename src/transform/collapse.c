@@ -18,50 +18,31 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-typedef enum Kept
-{
-	NEWEST,
-	NEWEST_AND_DELETE,			/* and what it marks as deleted */
-	VERSIONS					/* the newest of each transaction */
-} Kept;
-
 typedef struct KeyEntry
 {
 	int32		key_hash;		/* hash key */
 	int			first;			/* index into the result */
 } KeyEntry;
 
-static int	collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept);
-static int	find_key(EltLogRow **out, const int *next, int at, const EltLogRow *row);
-static bool stays(const EltLogRow *older, const EltLogRow *newer, Kept kept);
+/* Rows by key: chains of those with the same hash, the newest first. */
+typedef struct Keys
+{
+	HTAB	   *hash;
+	int		   *next;
+} Keys;
+
+static void open_keys(Keys *keys, int size);
+static void close_keys(Keys *keys);
+static int	find_key(const Keys *keys, EltLogRow **rows, const EltLogRow *row);
+static int	find_older(const Keys *keys, EltLogRow **rows, int at, const EltLogRow *row);
+static void add_key(Keys *keys, const EltLogRow *row, int at);
 static EltLogRow *merge(TupleDesc desc, const EltLogRow *older, EltLogRow *newer);
 static Datum intersect(Datum a, Datum b);
 
 int
-elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
+elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, bool soft_deletes)
 {
-	return collapse(desc, rows, nrows, out, NEWEST);
-}
-
-int
-elt_collapse_soft(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
-{
-	return collapse(desc, rows, nrows, out, NEWEST_AND_DELETE);
-}
-
-int
-elt_collapse_versions(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out)
-{
-	return collapse(desc, rows, nrows, out, VERSIONS);
-}
-
-static int
-collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept)
-{
-	HASHCTL		ctl = {0};
-	HTAB	   *keys;
-	int		   *next;			/* chains of keys with the same hash; the
-								 * newest of a key comes first */
+	Keys		keys;
 	int			nout = 0;
 	int			ncompact = 0;
 
@@ -70,32 +51,21 @@ collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept
 		out[0] = rows[0];
 		return 1;
 	}
-	ctl.keysize = sizeof(int32);
-	ctl.entrysize = sizeof(KeyEntry);
-	ctl.hcxt = CurrentMemoryContext;
-	keys = hash_create("elt collapse", nrows, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	next = palloc(nrows * sizeof(int));
-
+	open_keys(&keys, nrows);
 	for (int i = 0; i < nrows; i++)
 	{
-		bool		found;
 		EltLogRow  *row = rows[i];
-		KeyEntry   *entry = hash_search(keys, &row->key_hash, HASH_ENTER, &found);
-		int			first = found ? entry->first : -1;
-		int			at = find_key(out, next, first, row);
+		int			at = find_key(&keys, out, row);
 
-		if (at < 0 || stays(out[at], row, kept))
+		if (at < 0 || (soft_deletes && row->op == ELT_OP_DELETE && out[at]->op != ELT_OP_DELETE))
 		{
-			if (at >= 0 && kept == VERSIONS && row->commit_ts <= out[at]->commit_ts)
-				row = elt_log_redate(desc, row, out[at]->commit_ts + 1);
 			out[nout] = row;
-			next[nout] = first;
-			entry->first = nout++;
+			add_key(&keys, row, nout++);
 			continue;
 		}
-		if (kept == NEWEST_AND_DELETE && out[at]->op == ELT_OP_DELETE)
+		if (soft_deletes && out[at]->op == ELT_OP_DELETE)
 		{
-			int			marked = find_key(out, next, next[at], row);
+			int			marked = find_older(&keys, out, at, row);
 
 			if (marked >= 0)
 				out[marked] = NULL; /* its mark is taken back */
@@ -107,26 +77,86 @@ collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, Kept kept
 		if (out[i] != NULL)
 			out[ncompact++] = out[i];
 	}
-	hash_destroy(keys);
-	pfree(next);
+	close_keys(&keys);
 	return ncompact;
 }
 
-static int
-find_key(EltLogRow **out, const int *next, int at, const EltLogRow *row)
+void
+elt_collapse_transactions(TupleDesc desc, EltLogRow **rows, int nrows)
 {
-	while (at >= 0 && (out[at] == NULL || !elt_log_same_key(out[at], row)))
-		at = next[at];
+	Keys		keys;
+
+	open_keys(&keys, nrows);
+	for (int i = 0; i < nrows; i++)
+	{
+		int			at;
+
+		if (rows[i]->key == 0)
+			continue;
+		at = find_key(&keys, rows, rows[i]);
+		if (at >= 0 && rows[at]->commit_lsn == rows[i]->commit_lsn)
+		{
+			rows[i] = merge(desc, rows[at], rows[i]);
+			rows[at]->moot = true;
+		}
+		if (at >= 0 && rows[i]->commit_ts <= rows[at]->commit_ts && !rows[at]->moot)
+			rows[i] = elt_log_redate(desc, rows[i], rows[at]->commit_ts + 1);
+		add_key(&keys, rows[i], i);
+	}
+	close_keys(&keys);
+}
+
+/* ---- the newest row of each key, in an array of rows ---- */
+
+static void
+open_keys(Keys *keys, int size)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(int32);
+	ctl.entrysize = sizeof(KeyEntry);
+	ctl.hcxt = CurrentMemoryContext;
+	keys->hash = hash_create("elt collapse", Max(size, 1), &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	keys->next = palloc(Max(size, 1) * sizeof(int));
+}
+
+static void
+close_keys(Keys *keys)
+{
+	hash_destroy(keys->hash);
+	pfree(keys->next);
+}
+
+/* Where the newest row of this row's key is; -1: nowhere. */
+static int
+find_key(const Keys *keys, EltLogRow **rows, const EltLogRow *row)
+{
+	bool		found;
+	KeyEntry   *entry = hash_search(keys->hash, &row->key_hash, HASH_FIND, &found);
+	int			at = found ? entry->first : -1;
+
+	while (at >= 0 && (rows[at] == NULL || !elt_log_same_key(rows[at], row)))
+		at = keys->next[at];
 	return at;
 }
 
-/* Whether the older change of a key is to be applied besides the newer one. */
-static bool
-stays(const EltLogRow *older, const EltLogRow *newer, Kept kept)
+static int
+find_older(const Keys *keys, EltLogRow **rows, int at, const EltLogRow *row)
 {
-	if (kept == VERSIONS)
-		return older->commit_lsn != newer->commit_lsn;
-	return kept == NEWEST_AND_DELETE && older->op != ELT_OP_DELETE && newer->op == ELT_OP_DELETE;
+	do
+		at = keys->next[at];
+	while (at >= 0 && (rows[at] == NULL || !elt_log_same_key(rows[at], row)));
+	return at;
+}
+
+static void
+add_key(Keys *keys, const EltLogRow *row, int at)
+{
+	bool		found;
+	KeyEntry   *entry = hash_search(keys->hash, &row->key_hash, HASH_ENTER, &found);
+
+	keys->next[at] = found ? entry->first : -1;
+	entry->first = at;
 }
 
 static EltLogRow *

@@ -9,17 +9,16 @@
 
 /*
  * Puts the newest image of each key into "out" (room for nrows) and returns
- * how many there are.  All rows must have a key.
+ * how many there are.  All rows must have a key.  Where deletes only mark
+ * rows, the last image that a delete marks is kept before it.
  */
-extern int	elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out);
-
-/* The same where deletes only mark rows: the last image that a delete marks is kept before it. */
-extern int	elt_collapse_soft(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out);
+extern int	elt_collapse(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out, bool soft_deletes);
 
 /*
- * The same for a history: the newest image of each key in each transaction.
- * One that seems no newer than the one before it gets a time behind it.
+ * For a history: what a later change of the same key and transaction follows
+ * is moot, since nobody ever saw it.  A change that seems no newer than the one
+ * before it gets a time behind it.
  */
-extern int	elt_collapse_versions(TupleDesc desc, EltLogRow **rows, int nrows, EltLogRow **out);
+extern void elt_collapse_transactions(TupleDesc desc, EltLogRow **rows, int nrows);
 
 #endif							/* ELT_COLLAPSE_H */

@@ -97,6 +97,8 @@ elt_isolate_apply(EltWork *work)
 	int			last_failure = 0;	/* row behind the last one to blame */
 	TimestampTz start = GetCurrentTimestamp();
 
+	if (work->pipeline->history && work->settled == 0)
+		elt_collapse_transactions(window->desc, window->rows, window->nrows);
 	work->blocked = elt_blocked_keys_create();
 	if (work->status.unresolved && work->pipeline->ordering != 'u' && window->nrows > 0)
 		elt_blocked_keys_load(work->blocked, work->pipeline->pipeline_id, window->rows, window->nrows);
@@ -396,14 +398,10 @@ select_rows(EltWork *work, int n, EltLogRow **out, bool *in_order)
 			*in_order = true;
 		rows[nrows++] = row;
 	}
-	if (work->pipeline->append || *in_order || nrows == 0)
+	if (work->pipeline->append || work->pipeline->history || *in_order || nrows == 0)
 		memcpy(out, rows, nrows * sizeof(EltLogRow *));
-	else if (work->pipeline->history)
-		nrows = elt_collapse_versions(work->window->desc, rows, nrows, out);
-	else if (work->options.soft_deletes)
-		nrows = elt_collapse_soft(work->window->desc, rows, nrows, out);
 	else
-		nrows = elt_collapse(work->window->desc, rows, nrows, out);
+		nrows = elt_collapse(work->window->desc, rows, nrows, out, work->options.soft_deletes);
 	pfree(rows);
 	return nrows;
 }
@@ -411,6 +409,8 @@ select_rows(EltWork *work, int n, EltLogRow **out, bool *in_order)
 static bool
 is_ignored(const EltWork *work, const EltLogRow *row)
 {
+	if (row->moot)
+		return true;
 	if (row->op == ELT_OP_DELETE)
 		return !work->options.apply_deletes || (work->pipeline->append && work->pipeline->transform == NULL);
 	return false;

@@ -28,6 +28,8 @@ typedef struct EltLogRow
 	MinimalTuple tuple;			/* NULL: not one that was asked for */
 	int64		quarantine_id;	/* comes from elt.quarantine; 0: from the log */
 	bool		failed;			/* was quarantined, or stays so */
+	bool		moot;			/* not to be applied; see
+								 * elt_collapse_transactions */
 
 	/* set by elt_log_walk only, which gives neither values nor tuple */
 	uint64		fingerprint;	/* of the key; see elt_log_key_fingerprint */
