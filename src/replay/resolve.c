@@ -203,18 +203,17 @@ select_candidates(EltResolve *resolve, int limit)
 	nulls[6] = filter->has_to_time ? ' ' : 'n';
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, "
-					   "pg_column_size(q.record) + coalesce(pg_column_size(q.before), 0), q.key FROM elt.quarantine q "
-					   "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') "
+	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, q.bytes, q.key FROM elt.quarantine_unresolved q "
+					   "WHERE q.pipeline_id = $1 "
 					   "AND ($2 IS NULL OR q.quarantine_id = ANY ($2)) "
 					   "AND ($3 IS NULL OR q.sqlstate = $3) AND ($4 IS NULL OR q.fingerprint = $4) "
 					   "AND ($5 IS NULL OR q.key = $5) "
 					   "AND ($6 IS NULL OR q.first_failed_at >= $6) AND ($7 IS NULL OR q.first_failed_at < $7) "
 					   "AND (NOT $8 OR (q.status = 'waiting' AND q.next_retry_at <= clock_timestamp())) "
-					   "AND (NOT $9 OR q.key_hash NOT IN (SELECT d.key_hash FROM elt.quarantine d WHERE d.pipeline_id = $1 "
-					   "AND d.status IN ('open', 'waiting') GROUP BY d.key_hash HAVING count(*) > 1) "
-					   "OR NOT EXISTS (SELECT FROM elt.quarantine o WHERE o.pipeline_id = $1 "
-					   "AND o.status IN ('open', 'waiting') AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
+					   "AND (NOT $9 OR q.key_hash NOT IN (SELECT d.key_hash FROM elt.quarantine_unresolved d WHERE d.pipeline_id = $1 "
+					   "GROUP BY d.key_hash HAVING count(*) > 1) "
+					   "OR NOT EXISTS (SELECT FROM elt.quarantine_unresolved o WHERE o.pipeline_id = $1 "
+					   "AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
 					   "AND (o.change_id, o.quarantine_id) < (q.change_id, q.quarantine_id))) "
 					   "ORDER BY q.change_id, q.quarantine_id LIMIT $10", lengthof(types), types, values, nulls);
 	resolve->ncandidates = (int) rows;
@@ -372,15 +371,19 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 		ids[i] = Int64GetDatum(candidates[i].row.quarantine_id);
 	values[0] = PointerGetDatum(construct_array(ids, *n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
+	/*
+	 * One by one, in the order of the candidates: that needs no sort, which
+	 * records of such a width would go to disk for
+	 */
 	elt_spi_begin(&spi);
-	*n = (int) elt_spi_run("SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
+	*n = (int) elt_spi_run("SELECT q.* FROM unnest($1) AS a (id) CROSS JOIN LATERAL ("
+						   "SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
 						   "q.schema_version, q.op, q.relation, q.key, "
 						   "CASE WHEN q.op = 'd' THEN coalesce(q.patched_record, q.before) ELSE q.before END, "
 						   "CASE WHEN q.op <> 'd' THEN coalesce(q.patched_record, q.record) END, "
 						   "CASE WHEN q.patched_record IS NULL THEN q.unchanged ELSE "
 						   "(SELECT array_agg(u.name) FROM unnest(q.unchanged) AS u (name) WHERE NOT q.patched_record ? u.name) END, "
-						   "q.quarantine_id FROM elt.quarantine q WHERE q.quarantine_id = ANY ($1) "
-						   "ORDER BY q.change_id, q.quarantine_id", 1, types, values, NULL);
+						   "q.quarantine_id FROM elt.quarantine_records q WHERE q.quarantine_id = a.id OFFSET 0) AS q", 1, types, values, NULL);
 	MemoryContextSwitchTo(spi.caller_context);
 	rows = palloc(Max(*n, 1) * sizeof(EltLogRow *));
 	for (int i = 0; i < *n; i++)
@@ -541,8 +544,9 @@ unapplied_changes(EltResolve *resolve)
 	ctl.hcxt = CurrentMemoryContext;
 	unapplied = hash_create("elt unapplied changes", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT change_id FROM elt.quarantine WHERE pipeline_id = $1 AND change_id > $2 "
-					   "AND status IN ('open', 'waiting', 'discarded')", 2, types, values, NULL);
+	rows = elt_spi_run("SELECT change_id FROM elt.quarantine_unresolved WHERE pipeline_id = $1 AND change_id > $2 "
+					   "UNION ALL SELECT change_id FROM elt.quarantine_resolved "
+					   "WHERE pipeline_id = $1 AND change_id > $2 AND status = 'discarded'", 2, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		int64		change_id = elt_spi_int64(row, 1);
@@ -667,9 +671,9 @@ elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc 
 	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT quarantine_id, CASE WHEN status IN ('open', 'waiting') THEN 'failed' ELSE status END, "
-					   "CASE WHEN status IN ('open', 'waiting') THEN message END FROM elt.quarantine "
-					   "WHERE quarantine_id = ANY ($1) ORDER BY change_id, quarantine_id", 1, types, values, NULL);
+	rows = elt_spi_run("SELECT q.quarantine_id, coalesce(s.status, 'failed'), CASE WHEN s.status IS NULL THEN q.message END "
+					   "FROM unnest($1) AS a (id) JOIN elt.quarantine_records q ON q.quarantine_id = a.id "
+					   "LEFT JOIN elt.quarantine_resolved s ON s.quarantine_id = a.id ORDER BY q.change_id, q.quarantine_id", 1, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Datum		columns[3];
@@ -753,7 +757,7 @@ next_retry(int64 pipeline_id)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine WHERE pipeline_id = $1 AND status = 'waiting' "
+	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine_unresolved WHERE pipeline_id = $1 AND status = 'waiting' "
 				"AND next_retry_at < 'infinity'",
 				1, types, values, NULL);
 	next = elt_spi_datum(&spi, 0, 1, &isnull);
@@ -768,7 +772,7 @@ elt_resolve_refresh(void)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT p.pipeline_id, (SELECT min(q.next_retry_at) FROM elt.quarantine q "
+	rows = elt_spi_run("SELECT p.pipeline_id, (SELECT min(q.next_retry_at) FROM elt.quarantine_unresolved q "
 					   "WHERE q.pipeline_id = p.pipeline_id AND q.status = 'waiting' AND q.next_retry_at < 'infinity') FROM elt.pipelines p", 0, NULL, NULL, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
