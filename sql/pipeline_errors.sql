@@ -58,7 +58,7 @@ SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pe_target', o
 -- targets and keys
 SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pe_view')$$);
 SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pg_class')$$);
-SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'elt.quarantine')$$);
+SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'elt.parked')$$);
 SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pe_nokey')$$);
 SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pe_partial', key => '{id}')$$);
 SELECT * FROM try($$SELECT elt.create_pipeline('p', 'pe', 'pe_t', 'pe_deferred', key => '{id}')$$);

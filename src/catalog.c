@@ -365,6 +365,21 @@ elt_spi_run(const char *query, int nargs, const Oid *types, Datum *values, const
 }
 
 void
+elt_spi_show(const char *name, TupleDesc desc, Tuplestorestate *rows, int nrows)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+
+	relation->md.name = pstrdup(name);
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = desc;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = nrows;
+	relation->reldata = rows;
+	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed");
+}
+
+void
 elt_spi_execute(const char *statements)
 {
 	int			result;

@@ -14,6 +14,7 @@
 #include "executor/spi.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
+#include "utils/tuplestore.h"
 
 /*
  * elt_spi_begin / elt_spi_end
@@ -36,10 +37,15 @@ extern void elt_spi_end(EltSpi *spi);
  *		may be NULL.  The plan is kept for the session under the address of
  *		the query text, so this must be a string literal.
  *
+ * elt_spi_show
+ *		Shows rows to the statements that follow, until elt_spi_end, as a
+ *		relation of that name.
+ *
  * elt_spi_execute
  *		Runs statements that are built at run time (DDL), without parameters.
  */
 extern uint64 elt_spi_run(const char *query, int nargs, const Oid *types, Datum *values, const char *nulls);
+extern void elt_spi_show(const char *name, TupleDesc desc, Tuplestorestate *rows, int nrows);
 extern void elt_spi_execute(const char *statements);
 
 /* Column of a result row, copied into the caller's context. NULL / 0 / false where null. */

@@ -59,9 +59,11 @@ delete_resolved(int age_s)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	deleted = elt_spi_run("DELETE FROM elt.quarantine WHERE quarantine_id IN (SELECT q.quarantine_id FROM elt.quarantine q "
-						  "WHERE q.resolved_at < now() - make_interval(secs => $1) LIMIT $2 "
-						  "FOR UPDATE SKIP LOCKED)", 2, types, values, NULL);
+	deleted = elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_resolved WHERE quarantine_id IN "
+						  "(SELECT q.quarantine_id FROM elt.quarantine_resolved q "
+						  "WHERE q.resolved_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED) "
+						  "RETURNING quarantine_id) "
+						  "DELETE FROM elt.quarantine_records q USING gone WHERE q.quarantine_id = gone.quarantine_id", 2, types, values, NULL);
 	elt_spi_end(&spi);
 	return deleted;
 }

@@ -31,7 +31,7 @@
 #include "control/worker.h"
 #include "elt.h"
 #include "miscadmin.h"
-#include "replay/resolve.h"
+#include "replay/due.h"
 #include "storage/latch.h"
 #include "transform/attempt.h"
 #include "utils/builtins.h"
@@ -133,7 +133,7 @@ read_wanted(void)
 		wanted.dropped = elt_catalog_dropped_sources();
 		MemoryContextSwitchTo(old);
 		elt_scaler_configure();
-		elt_resolve_refresh();
+		elt_due_refresh();
 		wanted.generation = generation;
 		wanted.read_at = GetCurrentTimestamp();
 	}

@@ -225,8 +225,8 @@ elt_patch_quarantine(PG_FUNCTION_ARGS)
 				 errhint("Only open and waiting changes can be patched.")));
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.quarantine SET patched_record = elt.merge_patch(coalesce(patched_record, record), $2), "
-				"note = CASE WHEN $3 IS NULL THEN note ELSE concat_ws('; ', note, $3) END WHERE quarantine_id = $1 "
+	elt_spi_run("UPDATE elt.quarantine_records SET patched_record = elt.merge_patch(coalesce(patched_record, record), $2), "
+				"patch_note = CASE WHEN $3 IS NULL THEN patch_note ELSE concat_ws('; ', patch_note, $3) END WHERE quarantine_id = $1 "
 				"RETURNING EXISTS (SELECT FROM jsonb_object_keys(CASE jsonb_typeof(key) WHEN 'object' THEN key ELSE '{}' END) AS k (name) "
 				"WHERE patched_record->k.name IS DISTINCT FROM record->k.name)", 3, types, values, nulls);
 	moved = elt_spi_bool(0, 1);
@@ -300,7 +300,7 @@ pipelines_of(Datum ids)
 
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT p.name FROM elt.pipelines p WHERE p.pipeline_id IN "
-					   "(SELECT q.pipeline_id FROM elt.quarantine q WHERE q.quarantine_id = ANY ($1)) ORDER BY p.pipeline_id",
+					   "(SELECT q.pipeline_id FROM elt.quarantine_records q WHERE q.quarantine_id = ANY ($1)) ORDER BY p.pipeline_id",
 					   1, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{

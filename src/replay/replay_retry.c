@@ -42,8 +42,8 @@ elt_replay_retry_quarantined(EltReplay *replay)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	n = (int) elt_spi_run("SELECT q.quarantine_id, q.change_id FROM elt.quarantine q "
-						  "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') AND q.change_id BETWEEN $2 AND $3 "
+	n = (int) elt_spi_run("SELECT q.quarantine_id, q.change_id FROM elt.quarantine_unresolved q "
+						  "WHERE q.pipeline_id = $1 AND q.change_id BETWEEN $2 AND $3 "
 						  "AND q.quarantine_id > $4 "
 						  "AND q.first_failed_at < (SELECT r.started_at FROM elt.replay_runs r WHERE r.run_id = $5) "
 						  "ORDER BY q.quarantine_id LIMIT $6", lengthof(types), types, values, NULL);

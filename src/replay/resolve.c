@@ -33,42 +33,31 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "capture/change.h"
 #include "catalog/pg_type.h"
-#include "control/stats.h"
 #include "control/worker.h"
 #include "executor/tuptable.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "pgstat.h"
+#include "replay/newer.h"
 #include "replay/resolve.h"
 #include "replication/origin.h"
 #include "transform/batch.h"
 #include "transform/isolate.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #define MANY		1000		/* candidates, to look at before the lanes are
 								 * locked */
-#define CLAIM_MS	5000		/* for how long other workers keep off what
-								 * one of them tries */
-#define AGAIN_MS	1000		/* until what was not free is tried again */
-#define BACKOFF_MS	30000		/* after an error that is not of single
-								 * changes */
 
 typedef struct Candidate
 {
 	EltLogRow	row;			/* must be first; without a tuple */
 	int64		bytes;
-	int64		newer;			/* change_id of a newer change of the key that
-								 * was applied; 0: none */
 	int			place;			/* in outcomes */
 } Candidate;
 
@@ -95,22 +84,6 @@ struct EltResolve
 	int64		position;		/* the highest of them */
 };
 
-/* Candidates by key hash, in a look through the log. */
-typedef struct NewerEntry
-{
-	int32		key_hash;		/* hash key */
-	List	   *candidates;
-} NewerEntry;
-
-typedef struct Newer
-{
-	EltResolve *resolve;
-	HTAB	   *keys;
-	HTAB	   *unapplied;		/* change_ids that are in quarantine
-								 * themselves */
-	int64		truncate;		/* the newest that was applied; 0: none */
-} Newer;
-
 static void select_candidates(EltResolve *resolve, int limit);
 static void prepare_outcomes(EltResolve *resolve);
 static void put_replayed(const Outcome *outcome, Tuplestorestate *store, TupleDesc desc);
@@ -123,12 +96,8 @@ static ErrorData *apply_rows(EltResolve *resolve, TupleDesc desc, EltLogRow **ro
 static ErrorData *drain(EltResolve *resolve, EltLogRow **rows, int nrows);
 static int	end_of_commits(EltLogRow **rows, int nrows);
 static void leave_out_superseded(EltResolve *resolve);
-static HTAB *unapplied_changes(EltResolve *resolve);
-static bool newer_wanted(const EltLogRow *row, void *arg);
-static void newer_visit(const EltLogRow *row, void *arg);
 static bool is_upsert_without_parking(const EltResolve *resolve);
 static const char *resolver(const EltResolve *resolve);
-static TimestampTz next_retry(int64 pipeline_id);
 
 /* ---- which changes ---- */
 
@@ -148,6 +117,12 @@ int
 elt_resolve_count(const EltResolve *resolve)
 {
 	return resolve->ncandidates;
+}
+
+bool
+elt_resolve_marks_output(const EltResolve *resolve)
+{
+	return !resolve->options.unmarked_output;
 }
 
 int
@@ -205,18 +180,17 @@ select_candidates(EltResolve *resolve, int limit)
 	nulls[6] = filter->has_to_time ? ' ' : 'n';
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, "
-					   "pg_column_size(q.record) + coalesce(pg_column_size(q.before), 0), q.key FROM elt.quarantine q "
-					   "WHERE q.pipeline_id = $1 AND q.status IN ('open', 'waiting') "
+	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, q.bytes, q.key FROM elt.quarantine_unresolved q "
+					   "WHERE q.pipeline_id = $1 "
 					   "AND ($2 IS NULL OR q.quarantine_id = ANY ($2)) "
 					   "AND ($3 IS NULL OR q.sqlstate = $3) AND ($4 IS NULL OR q.fingerprint = $4) "
 					   "AND ($5 IS NULL OR q.key = $5) "
 					   "AND ($6 IS NULL OR q.first_failed_at >= $6) AND ($7 IS NULL OR q.first_failed_at < $7) "
 					   "AND (NOT $8 OR (q.status = 'waiting' AND q.next_retry_at <= clock_timestamp())) "
-					   "AND (NOT $9 OR q.key_hash NOT IN (SELECT d.key_hash FROM elt.quarantine d WHERE d.pipeline_id = $1 "
-					   "AND d.status IN ('open', 'waiting') GROUP BY d.key_hash HAVING count(*) > 1) "
-					   "OR NOT EXISTS (SELECT FROM elt.quarantine o WHERE o.pipeline_id = $1 "
-					   "AND o.status IN ('open', 'waiting') AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
+					   "AND (NOT $9 OR q.key_hash NOT IN (SELECT d.key_hash FROM elt.quarantine_unresolved d WHERE d.pipeline_id = $1 "
+					   "GROUP BY d.key_hash HAVING count(*) > 1) "
+					   "OR NOT EXISTS (SELECT FROM elt.quarantine_unresolved o WHERE o.pipeline_id = $1 "
+					   "AND o.key_hash = q.key_hash AND o.key IS NOT DISTINCT FROM q.key "
 					   "AND (o.change_id, o.quarantine_id) < (q.change_id, q.quarantine_id))) "
 					   "ORDER BY q.change_id, q.quarantine_id LIMIT $10", lengthof(types), types, values, nulls);
 	resolve->ncandidates = (int) rows;
@@ -374,15 +348,19 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 		ids[i] = Int64GetDatum(candidates[i].row.quarantine_id);
 	values[0] = PointerGetDatum(construct_array(ids, *n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
+	/*
+	 * One by one, in the order of the candidates: that needs no sort, which
+	 * records of such a width would go to disk for
+	 */
 	elt_spi_begin(&spi);
-	*n = (int) elt_spi_run("SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
+	*n = (int) elt_spi_run("SELECT q.* FROM unnest($1) AS a (id) CROSS JOIN LATERAL ("
+						   "SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
 						   "q.schema_version, q.op, q.relation, q.key, "
 						   "CASE WHEN q.op = 'd' THEN coalesce(q.patched_record, q.before) ELSE q.before END, "
 						   "CASE WHEN q.op <> 'd' THEN coalesce(q.patched_record, q.record) END, "
 						   "CASE WHEN q.patched_record IS NULL THEN q.unchanged ELSE "
 						   "(SELECT array_agg(u.name) FROM unnest(q.unchanged) AS u (name) WHERE NOT q.patched_record ? u.name) END, "
-						   "q.quarantine_id FROM elt.quarantine q WHERE q.quarantine_id = ANY ($1) "
-						   "ORDER BY q.change_id, q.quarantine_id", 1, types, values, NULL);
+						   "q.quarantine_id FROM elt.quarantine_records q WHERE q.quarantine_id = a.id OFFSET 0) AS q", 1, types, values, NULL);
 	MemoryContextSwitchTo(spi.caller_context);
 	rows = palloc(Max(*n, 1) * sizeof(EltLogRow *));
 	for (int i = 0; i < *n; i++)
@@ -498,112 +476,30 @@ end_of_commits(EltLogRow **rows, int nrows)
 static void
 leave_out_superseded(EltResolve *resolve)
 {
-	bool		truncates = resolve->options.apply_truncate && resolve->pipeline->ordering == 'u';
-	HASHCTL		ctl = {0};
-	Newer		newer = {resolve};
+	EltNewerSearch search = {resolve->pipeline, &resolve->options, resolve->status.raw, resolve->positions, resolve->position};
+	EltNewer   *newer;
 	int			n = 0;
 
-	if (resolve->ncandidates == 0 || !(is_upsert_without_parking(resolve) || truncates))
+	search.changes = is_upsert_without_parking(resolve);
+	search.truncates = resolve->options.apply_truncate && resolve->pipeline->ordering == 'u';
+	if (resolve->ncandidates == 0 || !(search.changes || search.truncates))
 		return;
-	ctl.keysize = sizeof(int32);
-	ctl.entrysize = sizeof(NewerEntry);
-	ctl.hcxt = CurrentMemoryContext;
-	newer.keys = hash_create("elt candidates", resolve->ncandidates, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	newer.unapplied = unapplied_changes(resolve);
-	for (int i = 0; i < resolve->ncandidates; i++)
-	{
-		bool		found;
-		NewerEntry *entry = hash_search(newer.keys, &resolve->candidates[i].row.key_hash, HASH_ENTER, &found);
-
-		entry->candidates = lappend(found ? entry->candidates : NIL, &resolve->candidates[i]);
-	}
-	PushActiveSnapshot(GetTransactionSnapshot());
-	elt_log_visit(resolve->status.raw, elt_pipeline_topic(resolve->pipeline),
-				  resolve->candidates[0].row.change_id, resolve->position, newer_wanted, newer_visit, &newer);
-	PopActiveSnapshot();
+	search.nrows = resolve->ncandidates;
+	search.rows = palloc_extended(search.nrows * sizeof(EltLogRow *), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < search.nrows; i++)
+		search.rows[i] = &resolve->candidates[i].row;
+	newer = elt_newer_find(&search);
 
 	for (int i = 0; i < resolve->ncandidates; i++)
 	{
-		Candidate  *candidate = &resolve->candidates[i];
-		EltLogRow  *row = &candidate->row;
-
-		if (truncates && newer.truncate > row->change_id)
-			elt_quarantine_resolve(&row, 1, "superseded", "elt",
-								   psprintf("superseded by truncate, change %lld", (long long) newer.truncate));
-		else if (candidate->newer != 0)
-			elt_quarantine_resolve(&row, 1, "superseded", "elt",
-								   psprintf("superseded by change %lld", (long long) candidate->newer));
+		if (newer[i].change_id != 0)
+			elt_quarantine_resolve(&search.rows[i], 1, "superseded", "elt",
+								   psprintf("superseded by %schange %lld", newer[i].truncate ? "truncate, " : "",
+											(long long) newer[i].change_id));
 		else
-			resolve->candidates[n++] = *candidate;
+			resolve->candidates[n++] = resolve->candidates[i];
 	}
 	resolve->ncandidates = n;
-}
-
-/* Changes of the pipeline that were not applied: in quarantine still, or given up. */
-static HTAB *
-unapplied_changes(EltResolve *resolve)
-{
-	Oid			types[] = {INT8OID, INT8OID};
-	Datum		values[] = {Int64GetDatum(resolve->pipeline->pipeline_id),
-	Int64GetDatum(resolve->candidates[0].row.change_id)};
-	HASHCTL		ctl = {0};
-	HTAB	   *unapplied;
-	uint64		rows;
-	EltSpi		spi;
-
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(int64);
-	ctl.hcxt = CurrentMemoryContext;
-	unapplied = hash_create("elt unapplied changes", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT change_id FROM elt.quarantine WHERE pipeline_id = $1 AND change_id > $2 "
-					   "AND status IN ('open', 'waiting', 'discarded')", 2, types, values, NULL);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		int64		change_id = elt_spi_int64(row, 1);
-
-		(void) hash_search(unapplied, &change_id, HASH_ENTER, NULL);
-	}
-	elt_spi_end(&spi);
-	return unapplied;
-}
-
-static bool
-newer_wanted(const EltLogRow *row, void *arg)
-{
-	Newer	   *newer = arg;
-
-	return row->op == ELT_OP_TRUNCATE ||
-		hash_search(newer->keys, &row->key_hash, HASH_FIND, NULL) != NULL;
-}
-
-static void
-newer_visit(const EltLogRow *row, void *arg)
-{
-	Newer	   *newer = arg;
-	EltResolve *resolve = newer->resolve;
-	NewerEntry *entry;
-	ListCell   *lc;
-
-	if (row->op == ELT_OP_TRUNCATE)
-	{
-		/* a barrier: once one lane is behind it, all are */
-		newer->truncate = row->change_id;
-		return;
-	}
-	if (!is_upsert_without_parking(resolve) ||
-		(row->op == ELT_OP_DELETE && !resolve->options.apply_deletes) ||
-		row->change_id > resolve->positions[row->key_hash & (resolve->pipeline->lanes - 1)] ||
-		hash_search(newer->unapplied, &row->change_id, HASH_FIND, NULL) != NULL)
-		return;
-	entry = hash_search(newer->keys, &row->key_hash, HASH_FIND, NULL);
-	foreach(lc, entry->candidates)
-	{
-		Candidate  *candidate = lfirst(lc);
-
-		if (candidate->row.change_id < row->change_id && row->key != 0 && elt_log_same_key(&candidate->row, row))
-			candidate->newer = row->change_id;
-	}
 }
 
 /* Whether an older change could overwrite a newer one. */
@@ -682,9 +578,9 @@ elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc 
 	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT quarantine_id, CASE WHEN status IN ('open', 'waiting') THEN 'failed' ELSE status END, "
-					   "CASE WHEN status IN ('open', 'waiting') THEN message END FROM elt.quarantine "
-					   "WHERE quarantine_id = ANY ($1) ORDER BY change_id, quarantine_id", 1, types, values, NULL);
+	rows = elt_spi_run("SELECT q.quarantine_id, coalesce(s.status, 'failed'), CASE WHEN s.status IS NULL THEN q.message END "
+					   "FROM unnest($1) AS a (id) JOIN elt.quarantine_records q ON q.quarantine_id = a.id "
+					   "LEFT JOIN elt.quarantine_resolved s ON s.quarantine_id = a.id ORDER BY q.change_id, q.quarantine_id", 1, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Datum		columns[3];
@@ -698,101 +594,5 @@ elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc 
 	}
 	while (next < resolve->noutcomes)
 		put_replayed(&resolve->outcomes[next++], store, desc);
-	elt_spi_end(&spi);
-}
-
-/* ---- by the clock ---- */
-
-void
-elt_resolve_due(EltPipeline *pipeline)
-{
-	EltResolveFilter filter = {0};
-	EltResolve *resolve;
-	ErrorData  *error = NULL;
-	MemoryContext context = CurrentMemoryContext;
-	uint16		origin = elt_worker_mark_writes(InvalidRepOriginId);
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next;
-	bool		more = false;
-	int			found = 0;
-
-	elt_stats_set_retry_at(pipeline->pipeline_id, TimestampTzPlusMilliseconds(now, CLAIM_MS));
-	filter.due = true;
-	filter.heads = true;
-	filter.max_rows = elt_batch_changes;
-
-	elt_worker_begin_work(pipeline->name);
-	MemoryContextSwitchTo(context);
-	resolve = elt_resolve_find(pipeline, &filter, true);
-	if (resolve != NULL)
-	{
-		found = elt_resolve_lock(resolve, false, filter.max_rows);
-		more = (found == filter.max_rows);
-		if (found > 0)
-			error = elt_resolve_apply(resolve);
-	}
-	if (error == NULL)
-	{
-		next = next_retry(pipeline->pipeline_id);
-		if (resolve != NULL && !resolve->options.unmarked_output)
-			elt_worker_mark_writes(DoNotReplicateId);
-		elt_worker_commit();
-		MemoryContextSwitchTo(context);
-		now = GetCurrentTimestamp();
-		if (next != 0 && next <= now)	/* lanes were not free, or there were
-										 * too many */
-			next = TimestampTzPlusMilliseconds(now, found == 0 ? CLAIM_MS : more ? 0 : AGAIN_MS);
-	}
-	else
-	{
-		AbortCurrentTransaction();
-		pgstat_report_activity(STATE_IDLE, NULL);
-		MemoryContextSwitchTo(context);
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("pipeline \"%s\" could not try its waiting changes again: %s", pipeline->name, error->message)));
-		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BACKOFF_MS);
-	}
-	elt_worker_mark_writes(origin);
-	elt_stats_set_retry_at(pipeline->pipeline_id, next);
-}
-
-/* When the next of a pipeline's waiting changes is due; 0: none waits, or only for the pipeline to run again. */
-static TimestampTz
-next_retry(int64 pipeline_id)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(pipeline_id)};
-	bool		isnull;
-	Datum		next;
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	elt_spi_run("SELECT min(next_retry_at) FROM elt.quarantine WHERE pipeline_id = $1 AND status = 'waiting' "
-				"AND next_retry_at < 'infinity'",
-				1, types, values, NULL);
-	next = elt_spi_datum(&spi, 0, 1, &isnull);
-	elt_spi_end(&spi);
-	return isnull ? 0 : DatumGetTimestampTz(next);
-}
-
-void
-elt_resolve_refresh(void)
-{
-	uint64		rows;
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT p.pipeline_id, (SELECT min(q.next_retry_at) FROM elt.quarantine q "
-					   "WHERE q.pipeline_id = p.pipeline_id AND q.status = 'waiting' AND q.next_retry_at < 'infinity') FROM elt.pipelines p", 0, NULL, NULL, NULL);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		int64		pipeline_id = elt_spi_int64(row, 1);
-		bool		isnull;
-		Datum		next = elt_spi_datum(&spi, row, 2, &isnull);
-
-		if (!isnull)
-			elt_quarantine_note_retry(pipeline_id, DatumGetTimestampTz(next));
-	}
 	elt_spi_end(&spi);
 }

@@ -49,6 +49,9 @@ typedef struct EltResolve EltResolve;
  *
  * elt_resolve_put_outcomes
  *		Rows of quarantine_id, outcome, error.
+ *
+ * elt_resolve_marks_output
+ *		Whether what it wrote is marked as not to be captured.
  */
 extern EltResolve *elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own_transaction);
 extern int	elt_resolve_lock(EltResolve *resolve, bool wait, int max_rows);
@@ -56,15 +59,6 @@ extern ErrorData *elt_resolve_apply(EltResolve *resolve);
 extern ErrorData *elt_resolve_discard(EltResolve *resolve, const char *reason, int64 *discarded);
 extern void elt_resolve_put_outcomes(EltResolve *resolve, Tuplestorestate *store, TupleDesc desc);
 extern int	elt_resolve_count(const EltResolve *resolve);
-
-/*
- * elt_resolve_due
- *		Tries what waits and is due, in a transaction of its own; for workers.
- *
- * elt_resolve_refresh
- *		Tells shared memory what the table says of when something is due.
- */
-extern void elt_resolve_due(EltPipeline *pipeline);
-extern void elt_resolve_refresh(void);
+extern bool elt_resolve_marks_output(const EltResolve *resolve);
 
 #endif							/* ELT_RESOLVE_H */

@@ -82,18 +82,19 @@ CREATE VIEW elt.quarantine_groups WITH (security_barrier) AS
 		   g.first_failed_at, g.last_failed_at, m.message, s.sample_ids
 	FROM elt.pipelines p
 	CROSS JOIN LATERAL (
-		SELECT q.fingerprint, q.sqlstate, q.step, q.constraint_name, count(*) AS changes,
-			   count(*) FILTER (WHERE q.status = 'open') AS open, count(*) FILTER (WHERE q.status = 'waiting') AS waiting,
-			   min(q.first_failed_at) AS first_failed_at, max(q.last_failed_at) AS last_failed_at, min(q.quarantine_id) AS first_id
-		FROM elt.quarantine q
-		WHERE q.pipeline_id = p.pipeline_id AND q.status IN ('open', 'waiting')
-		GROUP BY q.fingerprint, q.sqlstate, q.step, q.constraint_name) g
+		SELECT u.fingerprint, q.sqlstate, q.step, q.constraint_name, count(*) AS changes,
+			   count(*) FILTER (WHERE u.status = 'open') AS open, count(*) FILTER (WHERE u.status = 'waiting') AS waiting,
+			   min(u.first_failed_at) AS first_failed_at, max(q.last_failed_at) AS last_failed_at, min(u.quarantine_id) AS first_id
+		FROM elt.quarantine_unresolved u
+		JOIN elt.quarantine_records q USING (quarantine_id)
+		WHERE u.pipeline_id = p.pipeline_id
+		GROUP BY u.fingerprint, q.sqlstate, q.step, q.constraint_name) g
 	CROSS JOIN LATERAL (
-		SELECT q.message FROM elt.quarantine q WHERE q.quarantine_id = g.first_id) m
+		SELECT q.message FROM elt.quarantine_records q WHERE q.quarantine_id = g.first_id) m
 	CROSS JOIN LATERAL (
-		SELECT ARRAY(SELECT q.quarantine_id FROM elt.quarantine q
-					 WHERE q.pipeline_id = p.pipeline_id AND q.fingerprint = g.fingerprint AND q.status IN ('open', 'waiting')
-					 ORDER BY q.quarantine_id LIMIT 5) AS sample_ids) s
+		SELECT ARRAY(SELECT u.quarantine_id FROM elt.quarantine_unresolved u
+					 WHERE u.pipeline_id = p.pipeline_id AND u.fingerprint = g.fingerprint
+					 ORDER BY u.quarantine_id LIMIT 5) AS sample_ids) s
 	WHERE pg_catalog.pg_has_role(p.owner::oid, 'USAGE');
 COMMENT ON VIEW elt.quarantine_groups IS
 	'unresolved quarantined changes by error: how many, since when, one of the messages, and up to five quarantine_ids';

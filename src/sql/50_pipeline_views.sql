@@ -15,7 +15,7 @@ CREATE VIEW elt.stat_pipelines WITH (security_barrier) AS
 		FROM elt.checkpoints WHERE pipeline_id = p.pipeline_id) c
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS quarantined_open
-		FROM elt.quarantine WHERE pipeline_id = p.pipeline_id AND status IN ('open', 'waiting')) q
+		FROM elt.quarantine_unresolved WHERE pipeline_id = p.pipeline_id) q
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS parked FROM elt.parked WHERE pipeline_id = p.pipeline_id) k
 	WHERE elt.may_see(p.owner);
@@ -33,12 +33,11 @@ CREATE VIEW elt.blocked_keys WITH (security_barrier) AS
 	SELECT p.name AS pipeline, q.key, count(*) AS quarantined, k.parked,
 		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since
 	FROM elt.pipelines p
-	JOIN elt.quarantine q USING (pipeline_id)
+	JOIN elt.quarantine_unresolved q USING (pipeline_id)
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS parked FROM elt.parked k
 		WHERE k.pipeline_id = q.pipeline_id AND k.key_hash = q.key_hash AND k.key IS NOT DISTINCT FROM q.key) k
-	WHERE q.status IN ('open', 'waiting') AND p.ordering = 'strict'
-		AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
+	WHERE p.ordering = 'strict' AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
 	GROUP BY p.name, q.key, q.key_hash, k.parked;
 COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved';
 

@@ -416,7 +416,7 @@ BEGIN
 					 'column ' || min(f.column_name), 'constraint ' || min(f.constraint_name))
 	INTO sample_fingerprint, quarantine_ids, detail
 	FROM (SELECT q.fingerprint, q.quarantine_id, q.sqlstate, q.step, q.table_name, q.column_name, q.constraint_name
-		  FROM elt.quarantine q
+		  FROM elt.quarantine_records q
 		  WHERE q.pipeline_id = $1 AND q.first_failed_at >= $2
 		  ORDER BY q.first_failed_at DESC LIMIT 1000) f
 	WHERE $3 IS NULL OR f.fingerprint = $3
@@ -457,7 +457,7 @@ BEGIN
 				  WHERE o.failed >= 10) p
 			CROSS JOIN LATERAL (
 				SELECT q.fingerprint, count(*) AS failed
-				FROM (SELECT fingerprint FROM elt.quarantine
+				FROM (SELECT fingerprint FROM elt.quarantine_records
 					  WHERE pipeline_id = p.pipeline_id AND first_failed_at >= at - interval '1 min'
 					  ORDER BY first_failed_at DESC LIMIT 2000) q
 				GROUP BY q.fingerprint HAVING count(*) >= 10 ORDER BY count(*) DESC LIMIT 20) m
@@ -465,7 +465,7 @@ BEGIN
 				SELECT count(*) FILTER (WHERE q.fingerprint = m.fingerprint) AS failed,
 					   CASE WHEN count(*) < 5000 THEN 60
 							ELSE greatest(1, extract(epoch FROM at - min(q.first_failed_at)) / 60 - 1) END AS minutes
-				FROM (SELECT fingerprint, first_failed_at FROM elt.quarantine
+				FROM (SELECT fingerprint, first_failed_at FROM elt.quarantine_records
 					  WHERE pipeline_id = p.pipeline_id
 						AND first_failed_at >= at - interval '61 min' AND first_failed_at < at - interval '1 min'
 					  ORDER BY first_failed_at DESC LIMIT 5000) q) before

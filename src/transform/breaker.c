@@ -107,6 +107,7 @@ same_flood_trips(EltWork *work, EltFlood *flood, bool settled)
 
 	if (flood->known || (!settled && flood->failed < SAME_FAILURES))
 		return false;
+	elt_failures_write(&work->failures, work->pipeline);
 	if (count_recent(pipeline_id, flood->fingerprint) < SAME_FAILURES)
 		return false;
 	flood->known = is_known(pipeline_id, flood->fingerprint);
@@ -172,7 +173,7 @@ count_recent(int64 pipeline_id, const char *fingerprint)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	count = elt_spi_run("SELECT FROM elt.quarantine q JOIN elt.pipelines p USING (pipeline_id) "
+	count = elt_spi_run("SELECT FROM elt.quarantine_records q JOIN elt.pipelines p USING (pipeline_id) "
 						"WHERE q.pipeline_id = $1 AND q.fingerprint = $2 "
 						"AND q.first_failed_at > greatest(now() - make_interval(secs => $3), p.unblocked_at) LIMIT $4",
 						4, types, values, NULL);
@@ -189,8 +190,11 @@ is_known(int64 pipeline_id, const char *fingerprint)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	known = elt_spi_run("SELECT FROM elt.quarantine WHERE pipeline_id = $1 AND fingerprint = $2 AND status <> 'replayed' "
-						"AND first_failed_at <= now() - make_interval(secs => $3) LIMIT 1", 3, types, values, NULL) > 0;
+	known = elt_spi_run("SELECT FROM elt.quarantine_unresolved WHERE pipeline_id = $1 AND fingerprint = $2 "
+						"AND first_failed_at <= now() - make_interval(secs => $3) "
+						"UNION ALL SELECT FROM elt.quarantine_resolved s JOIN elt.quarantine_records q USING (quarantine_id) "
+						"WHERE s.pipeline_id = $1 AND s.status <> 'replayed' AND q.fingerprint = $2 "
+						"AND q.first_failed_at <= now() - make_interval(secs => $3) LIMIT 1", 3, types, values, NULL) > 0;
 	elt_spi_end(&spi);
 	return known;
 }
@@ -219,10 +223,11 @@ elt_breaker_hold_back(int64 pipeline_id, int version, Datum fingerprints)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.quarantine q SET status = 'waiting', next_retry_at = 'infinity' FROM elt.pipelines p "
-				"WHERE p.pipeline_id = $1 AND p.blocked_by = 'breaker' AND q.pipeline_id = $1 AND q.version = $2 "
-				"AND q.status = 'open' AND q.fingerprint = ANY ($3) "
-				"AND q.first_failed_at > p.blocked_since - make_interval(secs => $4)", 4, types, values, NULL);
+	elt_spi_run("UPDATE elt.quarantine_unresolved u SET status = 'waiting', next_retry_at = 'infinity' "
+				"FROM elt.pipelines p, elt.quarantine_records q "
+				"WHERE p.pipeline_id = $1 AND p.blocked_by = 'breaker' AND u.pipeline_id = $1 AND q.version = $2 "
+				"AND q.quarantine_id = u.quarantine_id AND u.status = 'open' AND u.fingerprint = ANY ($3) "
+				"AND u.first_failed_at > p.blocked_since - make_interval(secs => $4)", 4, types, values, NULL);
 	elt_spi_end(&spi);
 }
 
@@ -234,7 +239,7 @@ elt_breaker_release(int64 pipeline_id)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.quarantine SET next_retry_at = now() "
+	elt_spi_run("UPDATE elt.quarantine_unresolved SET next_retry_at = now() "
 				"WHERE pipeline_id = $1 AND status = 'waiting' AND next_retry_at = 'infinity'", 1, types, values, NULL);
 	elt_spi_end(&spi);
 }

@@ -67,6 +67,7 @@ typedef struct Failure
 	const char *class;
 } Failure;
 
+static bool apply_window(EltWork *work);
 static bool apply_chunk(EltWork *work, int n, bool *failed);
 static int	find_suspect(EltWork *work, int n);
 static bool apply_singles(EltWork *work, int n);
@@ -89,6 +90,15 @@ static void add_context(void *arg);
 
 bool
 elt_isolate_apply(EltWork *work)
+{
+	if (!apply_window(work))
+		return false;
+	elt_failures_write(&work->failures, work->pipeline);
+	return true;
+}
+
+static bool
+apply_window(EltWork *work)
 {
 	EltLogWindow *window = work->window;
 	int			chunk = Max(window->nrows, 1);
@@ -297,9 +307,9 @@ quarantine(EltWork *work, List *failures)
 			work->error_class = failure->class;
 			return false;
 		}
-		elt_breaker_note(work, elt_quarantine_add(work->pipeline, work->window->desc, failure->row, failure->error,
-												  systemic ? "data" : failure->class,
-												  elt_runner_step(work->pipeline, failure->error)),
+		elt_breaker_note(work, elt_failure_add(&work->failures, work->pipeline, work->window->desc, failure->row,
+											   failure->error, systemic ? "data" : failure->class,
+											   elt_runner_step(work->pipeline, failure->error)),
 						 failure->error);
 		work->quarantined++;
 	}
@@ -446,7 +456,10 @@ supersede(EltWork *work, EltLogRow **rows, int nrows)
 			whole[nwhole++] = rows[i];
 	}
 	if (nwhole > 0)
+	{
+		elt_failures_write(&work->failures, work->pipeline);
 		work->superseded += elt_quarantine_supersede(work->pipeline, whole, nwhole);
+	}
 	pfree(whole);
 }
 

@@ -6,6 +6,7 @@
 #define ELT_ISOLATE_H
 
 #include "catalog.h"
+#include "transform/failure.h"
 #include "transform/log.h"
 #include "transform/options.h"
 #include "transform/quarantine.h"
@@ -74,6 +75,7 @@ typedef struct EltWork
 	bool		trial_passed;
 	/* ... what has been learnt ... */
 	EltBlockedKeys *blocked;
+	EltFailures failures;		/* that are not in the tables yet */
 	int			subtransactions;	/* that wrote */
 	bool		passed[ELT_CHANGE_KINDS];	/* one of its kind, just now */
 	EltLogRow  *last_passed[ELT_CHANGE_KINDS];	/* in this batch */

@@ -37,7 +37,7 @@
 #include "miscadmin.h"
 #include "owner.h"
 #include "portability/instr_time.h"
-#include "replay/resolve.h"
+#include "replay/due.h"
 #include "storage/ipc.h"
 #include "transform/batch.h"
 #include "transform/log.h"
@@ -262,7 +262,7 @@ retry_waiting(Pool *pool, Task *task)
 	elt_registry_set_activity("retrying", task->pipeline->name);
 	MemoryContextReset(pool->round);
 	old = MemoryContextSwitchTo(pool->round);
-	elt_resolve_due(task->pipeline);
+	elt_due_run(task->pipeline);
 	MemoryContextSwitchTo(old);
 	leave_temporary_schema();
 }

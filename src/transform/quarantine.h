@@ -19,13 +19,6 @@ extern bool elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLog
 /* change_ids that are quarantined and unresolved; at least those among the rows that are. */
 extern int64 *elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *count);
 
-/*
- * Records a failure, of a change from the log by a new row, of a quarantined
- * one in its row.  desc describes the row's tuple.  Returns the error's
- * fingerprint.
- */
-extern char *elt_quarantine_add(const EltPipeline *pipeline, TupleDesc desc, EltLogRow *row,
-								const ErrorData *error, const char *error_class, const char *step);
 extern void elt_quarantine_park(const EltPipeline *pipeline, EltLogRow **rows, int nrows);
 
 /*

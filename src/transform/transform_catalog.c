@@ -34,7 +34,7 @@ elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
 
 	elt_spi_begin(&spi);
 	found = elt_spi_run("SELECT left(p.state, 1), coalesce(p.next_probe_at <= clock_timestamp(), true), p.version, t.raw::oid, "
-						"EXISTS (SELECT FROM elt.quarantine q WHERE q.pipeline_id = p.pipeline_id AND q.status IN ('open', 'waiting')) "
+						"EXISTS (SELECT FROM elt.quarantine_unresolved q WHERE q.pipeline_id = p.pipeline_id) "
 						"OR EXISTS (SELECT FROM elt.parked k WHERE k.pipeline_id = p.pipeline_id), "
 						"coalesce(p.blocked_by = 'breaker', false), EXISTS (SELECT FROM elt.attempts a WHERE a.pipeline_id = p.pipeline_id) "
 						"FROM elt.pipelines p "

@@ -140,8 +140,8 @@ poll_ok($node, "SELECT count(*) = 2 FROM elt.quarantine WHERE pipeline = 'child'
 
 # the last try is the last, and a restart forgets none
 $node->safe_psql('postgres', <<'EOS');
-UPDATE elt.quarantine SET retry_count = 11, next_retry_at = now() WHERE pipeline = 'child' AND key->>'id' = '2';
-UPDATE elt.quarantine SET next_retry_at = now() WHERE pipeline = 'child' AND key->>'id' = '3';
+UPDATE elt.quarantine_records SET retry_count = 11 WHERE pipeline = 'child' AND key->>'id' = '2';
+UPDATE elt.quarantine_unresolved SET next_retry_at = now() WHERE key->>'id' IN ('2', '3');
 INSERT INTO dw.parent VALUES (3);
 EOS
 $node->restart;
