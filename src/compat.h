@@ -106,4 +106,16 @@
 	makeJsonLexContextCstringLen((text), (length), (encoding), true)
 #endif
 
+/* 17: the class of waits has another name, and waits of extensions names of their own */
+#if PG_VERSION_NUM >= 170000
+#define ELT_WAIT_BUFFER_PIN		PG_WAIT_BUFFERPIN
+#else
+#define ELT_WAIT_BUFFER_PIN		PG_WAIT_BUFFER_PIN
+#endif
+
+/* 18: columns that are worked out when they are read, so are in no tuple */
+#ifndef ATTRIBUTE_GENERATED_VIRTUAL
+#define ATTRIBUTE_GENERATED_VIRTUAL	'v'
+#endif
+
 #endif							/* ELT_COMPAT_H */
