@@ -41,7 +41,7 @@ check-sql:
 
 # These install what they need, build and install elt, and use a cluster of
 # their own; each test/<name>/run is a goal: demo, bench, ...
-RUNS = $(patsubst test/%/run,%,$(wildcard test/*/run))
+RUNS = $(filter-out matrix,$(patsubst test/%/run,%,$(wildcard test/*/run)))
 test:
 	@MAKE="$(MAKE)" test/lib/prepare build test
 	@test/lib/run-tests
@@ -49,9 +49,13 @@ $(RUNS):
 	@MAKE="$(MAKE)" test/lib/prepare build
 	@test/$@/run
 
+# the same on other majors of PostgreSQL, in Debian roots of their own; see there
+test-matrix:
+	@MAJORS="$(MAJORS)" TESTS="$(TESTS)" REFRESH="$(REFRESH)" test/matrix/run
+
 indent:
 	@test/lib/indent $(wildcard src/*.[ch] src/*/*.[ch])
 check-indent:
 	@test/lib/indent --check $(wildcard src/*.[ch] src/*/*.[ch])
 
-.PHONY: sql check-sql test $(RUNS) indent check-indent
+.PHONY: sql check-sql test $(RUNS) test-matrix indent check-indent

@@ -19,12 +19,15 @@ BEGIN
 	END LOOP;
 	RETURN found;
 END $$;
+-- how a refusal by PostgreSQL itself is worded differs between majors
+CREATE FUNCTION sec_tools.refusal(message text) RETURNS text LANGUAGE sql AS
+$$ SELECT CASE WHEN message ~ '^(must be|permission denied to) ' THEN 'permission denied' ELSE message END $$;
 CREATE FUNCTION sec_tools.try(command text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE command;
 	RETURN 'done';
 EXCEPTION WHEN OTHERS THEN
-	RETURN SQLSTATE || ': ' || SQLERRM;
+	RETURN SQLSTATE || ': ' || sec_tools.refusal(SQLERRM);
 END $$;
 CREATE TABLE sec_t (id int PRIMARY KEY, v text);
 CREATE TABLE sec_secret (v text);
@@ -91,7 +94,7 @@ BEGIN
 			EXECUTE attack.command;
 			outcome := 'done as ' || current_user;
 		EXCEPTION WHEN OTHERS THEN
-			outcome := SQLERRM;
+			outcome := sec_tools.refusal(SQLERRM);
 		END;
 		INSERT INTO sec.seen VALUES (NEW.id, attack.command || ' -> ' || outcome);
 	END LOOP;

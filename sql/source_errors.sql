@@ -50,6 +50,8 @@ SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], snapshot => 
 SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], options => '{"colour": 1}')$$);
 SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], options => '{"raw_partition_changes": 5}')$$);
 SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], options => '{"raw_partition_changes": "many"}')$$);
+SELECT * FROM try($$SELECT elt.create_source('src', conninfo => 'host=x', options => '{"failover": "yes"}')$$);
+SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], options => '{"failover": true}')$$);
 SELECT * FROM try($$SELECT elt.create_source('src', ARRAY['src_t'], options => '[]')$$);
 
 -- connection strings; what a wrong one holds is never shown

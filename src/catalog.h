@@ -68,6 +68,7 @@ typedef struct EltSource
 	bool		at_home;		/* false: this row was restored from another
 								 * cluster or database */
 	int			partition_changes;	/* change_ids per leaf of its raw staging */
+	bool		failover;		/* the slot is to be kept on standbys too */
 	XLogRecPtr	start_lsn;		/* Invalid: the slot is not made yet */
 } EltSource;
 

@@ -10,6 +10,7 @@
 #include "replication/reorderbuffer.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "elt needs PostgreSQL 15 or later"
@@ -104,6 +105,25 @@
 #else
 #define elt_json_lexer(text, length, encoding) \
 	makeJsonLexContextCstringLen((text), (length), (encoding), true)
+#endif
+
+/* 17: waits of extensions have names of their own in pg_stat_activity */
+#if PG_VERSION_NUM >= 170000
+#define elt_wait_event(name)	WaitEventExtensionNew(name)
+#else
+#define elt_wait_event(name)	PG_WAIT_EXTENSION
+#endif
+
+/* 17: the class has another name */
+#if PG_VERSION_NUM >= 170000
+#define ELT_WAIT_BUFFER_PIN		PG_WAIT_BUFFERPIN
+#else
+#define ELT_WAIT_BUFFER_PIN		PG_WAIT_BUFFER_PIN
+#endif
+
+/* 18: columns that are worked out when they are read, so are in no tuple */
+#ifndef ATTRIBUTE_GENERATED_VIRTUAL
+#define ATTRIBUTE_GENERATED_VIRTUAL	'v'
 #endif
 
 #endif							/* ELT_COMPAT_H */

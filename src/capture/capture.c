@@ -268,7 +268,7 @@ make_slot(void)
 				 errhint("Make it there: CREATE PUBLICATION %s FOR TABLE ... WITH (publish_via_partition_root = true)",
 						 quote_identifier(source->publication))));
 	PQclear(result);
-	lsn = elt_slot_create(capture.stream, source->slot_name);
+	lsn = elt_slot_create(capture.stream, source->slot_name, source->failover);
 	result = elt_stream_query(capture.stream,
 							  psprintf("SELECT pg_catalog.format('%%I.%%I', schemaname, tablename) "
 									   "FROM pg_catalog.pg_publication_tables WHERE pubname = %s "

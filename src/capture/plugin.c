@@ -164,11 +164,20 @@ read_options(List *options, Plugin *plugin)
 						 errhint("Give the name of one publication, without quotes.")));
 			plugin->publication = pstrdup(value);
 		}
+		else if (strcmp(option->defname, "version") == 0)
+		{
+			if (value == NULL || strcmp(value, CppAsString2(ELT_WIRE_VERSION)) != 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("the reader asks for version %s of elt's change stream, and elt here speaks version %d",
+								value != NULL ? value : "\"\"", ELT_WIRE_VERSION),
+						 errhint("Install the same version of elt at the source and at the reader.")));
+		}
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of output plugin \"elt\"", option->defname),
-					 errhint("Valid options are \"format\" and \"publication\".")));
+					 errhint("Valid options are \"format\", \"publication\" and \"version\".")));
 	}
 
 	if (plugin->batch && plugin->publication == NULL)

@@ -26,6 +26,7 @@
 #include "capture/relation.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -238,7 +239,7 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 		EltPublishedColumn *source;
 		StringInfoData code;
 
-		if (att->attisdropped ||
+		if (att->attisdropped || att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL ||
 			(entry->published.columns != NULL &&
 			 !bms_is_member(att->attnum, entry->published.columns)))
 			continue;

@@ -22,6 +22,9 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 
+/* the first whose standbys can keep slots, as PQserverVersion tells it */
+#define FAILOVER_VERSION	170000
+
 static void remove_slot(EltStream *stream, const char *slot_name);
 static bool slot_exists(EltStream *stream, const char *slot_name);
 static XLogRecPtr parse_lsn(const char *text);
@@ -33,16 +36,22 @@ elt_origin_name(int64 source_id)
 }
 
 XLogRecPtr
-elt_slot_create(EltStream *stream, const char *slot_name)
+elt_slot_create(EltStream *stream, const char *slot_name, bool failover)
 {
 	PGresult   *result;
 	XLogRecPtr	lsn;
 
+	if (failover && elt_stream_server_version(stream) < FAILOVER_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("source option \"failover\" needs PostgreSQL 17 or later at the source"),
+				 errdetail("The source's server is of version %d.", elt_stream_server_version(stream) / 10000),
+				 errhint("Drop the source and create it without the option.")));
 	if (slot_exists(stream, slot_name))
 		remove_slot(stream, slot_name);
 	result = elt_stream_query(stream,
-							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing')",
-									   slot_name, ELT_LIBRARY),
+							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing'%s)",
+									   slot_name, ELT_LIBRARY, failover ? ", FAILOVER true" : ""),
 							  PGRES_TUPLES_OK);
 	lsn = parse_lsn(elt_stream_value(result, 0, 1));
 	PQclear(result);

@@ -13,9 +13,10 @@ extern char *elt_origin_name(int64 source_id);
 
 /*
  * Makes the slot and returns its first position.  One that is left from an
- * attempt that was not recorded is replaced.
+ * attempt that was not recorded is replaced.  With failover, standbys of the
+ * source that synchronize slots keep it too.
  */
-extern XLogRecPtr elt_slot_create(EltStream *stream, const char *slot_name);
+extern XLogRecPtr elt_slot_create(EltStream *stream, const char *slot_name, bool failover);
 
 /*
  * Makes a slot that lives as long as the connection, and opens a transaction

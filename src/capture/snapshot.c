@@ -290,7 +290,7 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 				   "AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END "
 				   "LEFT JOIN (pg_catalog.pg_publication_rel pr JOIN pg_catalog.pg_publication p "
 				   "ON p.oid = pr.prpubid AND p.pubname = %s) ON pr.prrelid = a.attrelid "
-				   "WHERE a.attrelid = %u AND a.attnum > 0 AND NOT a.attisdropped "
+				   "WHERE a.attrelid = %u AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' "
 				   "AND (pr.prattrs IS NULL OR a.attnum = ANY (pr.prattrs)) ORDER BY a.attnum",
 				   publication, relation->id);
 	relation->ncolumns = PQntuples(result);

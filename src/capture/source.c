@@ -62,7 +62,7 @@ static void require_preload(void);
 static void require_create_right(bool remote);
 static EltSource *owned_source(const char *name);
 static void stop_capture(int64 source_id);
-static int	check_options(Jsonb *options);
+static void check_options(Jsonb *options, EltSource *source);
 static char *make_publication(const char *name, ArrayType *tables);
 static void check_publication(const char *publication);
 static void run_as_caller(const char *command);
@@ -101,7 +101,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 				 errmsg("invalid value for snapshot: \"%s\"", snapshot),
 				 errhint("Known values: initial, none.")));
 	source.snapshot = strcmp(snapshot, "initial") == 0;
-	source.partition_changes = check_options(options);
+	check_options(options, &source);
 
 	if (elt_catalog_source(source.name, true) != NULL)
 		ereport(ERROR,
@@ -178,18 +178,18 @@ require_create_right(bool remote)
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
-/* Returns the width of raw partitions. */
-static int
-check_options(Jsonb *options)
+/* Takes the options into the source. */
+static void
+check_options(Jsonb *options, EltSource *source)
 {
-	int			width = elt_raw_partition_changes;
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	char	   *key = NULL;
 
+	source->partition_changes = elt_raw_partition_changes;
 	if (options == NULL)
-		return width;
+		return;
 	if (!JB_ROOT_IS_OBJECT(options))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -200,11 +200,31 @@ check_options(Jsonb *options)
 		if (token == WJB_KEY)
 		{
 			key = pnstrdup(value.val.string.val, value.val.string.len);
-			if (strcmp(key, "raw_partition_changes") != 0)
+			if (strcmp(key, "raw_partition_changes") != 0 && strcmp(key, "failover") != 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("unknown source option \"%s\"", key),
-						 errhint("Known options: raw_partition_changes.")));
+						 errhint("Known options: failover, raw_partition_changes.")));
+		}
+		else if (token == WJB_VALUE && strcmp(key, "failover") == 0)
+		{
+			if (value.type != jbvBool)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("invalid value for source option \"%s\"", key),
+						 errhint("It is true or false.")));
+			source->failover = value.val.boolean;
+
+			/*
+			 * What is staged and what the slot knows to be staged would come
+			 * to a standby of this cluster each by its own way, and after a
+			 * promotion the slot might be ahead.
+			 */
+			if (source->failover && source->conninfo == NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("source option \"%s\" is for sources with a conninfo", key),
+						 errhint("A standby of this server can take over its tables only together with a new copy of them.")));
 		}
 		else if (token == WJB_VALUE)
 		{
@@ -212,15 +232,14 @@ check_options(Jsonb *options)
 			bool		error = (number == NULL);
 
 			if (!error)
-				width = numeric_int4_opt_error(number, &error);
-			if (error || width < 1024 || width > 1073741824)
+				source->partition_changes = numeric_int4_opt_error(number, &error);
+			if (error || source->partition_changes < 1024 || source->partition_changes > 1073741824)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("invalid value for source option \"%s\"", key),
 						 errhint("It is a number of changes from 1024 to 1073741824.")));
 		}
 	}
-	return width;
 }
 
 /* Makes the publication of a local source, as the caller; returns its name. */
@@ -592,7 +611,7 @@ stop_capture(int64 source_id)
 		if (index >= 0)
 			elt_registry_request_stop(index);
 		CHECK_FOR_INTERRUPTS();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5, elt_wait_event("EltCaptureStop"));
 		ResetLatch(MyLatch);
 	}
 }

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "capture/change.h"
 #include "capture/stream.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
@@ -357,6 +358,12 @@ elt_stream_value(PGresult *result, int row, int column)
 	return value;
 }
 
+int
+elt_stream_server_version(EltStream *stream)
+{
+	return PQserverVersion(stream->connection);
+}
+
 char *
 elt_stream_literal(const char *value)
 {
@@ -402,8 +409,8 @@ elt_stream_start(EltStream *stream, const char *slot_name, const char *publicati
 	StringInfoData command;
 
 	initStringInfo(&command);
-	appendStringInfo(&command, "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (format 'batch', publication %s)",
-					 slot_name, LSN_FORMAT_ARGS(start_lsn), elt_stream_literal(publication));
+	appendStringInfo(&command, "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (format 'batch', version '%d', publication %s)",
+					 slot_name, LSN_FORMAT_ARGS(start_lsn), ELT_WIRE_VERSION, elt_stream_literal(publication));
 	PQclear(elt_stream_query(stream, command.data, PGRES_COPY_BOTH));
 	pfree(command.data);
 }
@@ -465,7 +472,7 @@ elt_stream_wait(EltStream *stream, long timeout_ms)
 
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							   PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
+							   PQsocket(stream->connection), timeout_ms, elt_wait_event("EltStream"));
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
@@ -498,7 +505,7 @@ wait_for_socket(EltStream *stream, int events, long timeout_ms)
 
 	happened = WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events | (timeout_ms >= 0 ? WL_TIMEOUT : 0),
-								 PQsocket(stream->connection), timeout_ms, PG_WAIT_EXTENSION);
+								 PQsocket(stream->connection), timeout_ms, elt_wait_event("EltSourceReply"));
 	if (happened & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	if (ProcDiePending || elt_registry_stop_requested())

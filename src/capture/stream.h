@@ -53,6 +53,9 @@ extern char *elt_stream_value(PGresult *result, int row, int column);
 /* A value quoted as an SQL literal or identifier, palloc'd. */
 extern char *elt_stream_literal(const char *value);
 
+/* The version of the source's server, like 150004 for 15.4. */
+extern int	elt_stream_server_version(EltStream *stream);
+
 /* One line of a COPY TO STDOUT that elt_stream_query started; NULL at its end. */
 extern char *elt_stream_copy_line(EltStream *stream, int *length);
 

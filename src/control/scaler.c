@@ -364,7 +364,7 @@ waits_for_others(const PGPROC *proc)
 	uint32		wait = *(volatile const uint32 *) &proc->wait_event_info;
 	uint32		class = wait & 0xFF000000;
 
-	return class == PG_WAIT_LOCK || class == PG_WAIT_LWLOCK || class == PG_WAIT_BUFFER_PIN ||
+	return class == PG_WAIT_LOCK || class == PG_WAIT_LWLOCK || class == ELT_WAIT_BUFFER_PIN ||
 		wait == WAIT_EVENT_WAL_WRITE || wait == WAIT_EVENT_WAL_SYNC;
 }
 

@@ -14,6 +14,7 @@
 #include <math.h>
 
 #include "common/hashfn.h"
+#include "compat.h"
 #include "control/autoscale.h"
 #include "elt.h"
 #include "funcapi.h"

@@ -130,7 +130,7 @@ vacate(Oid dboid)
 		return;
 	do
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, elt_wait_event("EltVacate"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		(void) ReplicationSlotsCountDBSlots(dboid, &slots, &active);

@@ -101,7 +101,7 @@ elt_worker_nap(long nap_ms)
 	{
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (nap_ms > 0 ? WL_TIMEOUT : 0),
-						 nap_ms, PG_WAIT_EXTENSION);
+						 nap_ms, elt_wait_event("EltNap"));
 		ResetLatch(MyLatch);
 	}
 	CHECK_FOR_INTERRUPTS();

@@ -27,6 +27,7 @@
 #include "argument.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "miscadmin.h"
@@ -442,7 +443,7 @@ wait_between(EltReplay *replay)
 		CHECK_FOR_INTERRUPTS();
 		if (left_ms <= 0)
 			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left_ms, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left_ms, elt_wait_event("EltReplayThrottle"));
 		ResetLatch(MyLatch);
 	}
 }

@@ -92,7 +92,7 @@ wait_for_batches(const EltPipeline *pipeline)
 	while (!(all = elt_checkpoint_take_free(pipeline->pipeline_id) == pipeline->lanes) &&
 		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PAUSE_WAIT_MS))
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_POLL_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_POLL_MS, elt_wait_event("EltPauseDone"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -128,7 +128,7 @@ is(newest_run('state'), 'cancelled', 'and it is noted');
 # the session that waits holds no snapshot, and no lock but on the procedure
 $run = background("CALL elt.replay('item', rate => 1)");
 poll_ok($node, "SELECT count(*) = 1 FROM elt.replay_runs r JOIN pg_stat_activity a USING (pid) "
-	. "WHERE r.state = 'running' AND a.wait_event = 'Extension' AND a.backend_xmin IS NULL AND a.backend_xid IS NULL", 'a replay that waits holds nothing back');
+	. "WHERE r.state = 'running' AND a.wait_event_type = 'Extension' AND a.backend_xmin IS NULL AND a.backend_xid IS NULL", 'a replay that waits holds nothing back');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks l JOIN elt.replay_runs r USING (pid) WHERE r.state = 'running' AND l.locktype IN ('relation', 'tuple')"), '0', 'nor locks any table');
 $node->safe_psql('postgres', "SELECT elt.drop_pipeline('item')");
 $run->{handle}->finish;
