@@ -366,8 +366,8 @@ BEGIN
 	-- json has no equality and one form in raw staging of many at the source
 	SELECT string_agg(CASE WHEN atttypid = 'json'::regtype
 				THEN format('CASE jsonb_typeof(f.image->%L) WHEN ''string'' THEN f.image->>%1$L WHEN ''null'' THEN NULL ELSE (f.image->%1$L)::text END', attname)
-				ELSE format('(p.r).%I::text', attname) END, ', ' ORDER BY attnum),
-		string_agg(CASE WHEN atttypid = 'json'::regtype THEN format('w.json_text(t.%I)', attname) ELSE format('t.%I::text', attname) END, ', ' ORDER BY attnum)
+				ELSE format('CASE num_nulls((p.r).%1$I) WHEN 0 THEN format(''%%s'', (p.r).%1$I) END', attname) END, ', ' ORDER BY attnum),
+		string_agg(CASE WHEN atttypid = 'json'::regtype THEN format('w.json_text(t.%I)', attname) ELSE format('CASE num_nulls(t.%1$I) WHEN 0 THEN format(''%%s'', t.%1$I) END', attname) END, ', ' ORDER BY attnum)
 	INTO folded, own
 	FROM pg_attribute WHERE attrelid = tab::regclass AND attnum > 0 AND NOT attisdropped;
 	RETURN QUERY EXECUTE format(
