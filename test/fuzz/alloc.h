@@ -1,7 +1,7 @@
 /*
  * alloc.h
- *	  Memory of the code under test comes from malloc, chunk by chunk, so that a
- *	  sanitizer sees where each ends; put before each file by test/fuzz/build.
+ *	  Memory of the code under test comes chunk by chunk from fuzz.c, which
+ *	  watches where each ends; put before each file by test/fuzz/build.
  *
  * All of it is freed after each input.  What core allocated is core's.
  */

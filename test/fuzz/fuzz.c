@@ -13,6 +13,10 @@
  *	4	a message
  *	5	the number of columns, a line of COPY
  *
+ * The readers' memory, and the input's, ends at pages that nobody may touch.  A
+ * sanitizer's own allocator is no way: PostgreSQL does not start with one that
+ * is preloaded.
+ *
  * A reader may raise an error, of those that it says it raises; all else is a
  * finding: a crash, memory that is not its own, much memory for few bytes, or
  * JSON that is not what PostgreSQL makes of the same text.
@@ -24,6 +28,9 @@
  *	fuzz_guided(options)			libFuzzer, where it is linked in
  */
 #include "alloc.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "capture/change.h"
 #include "catalog/pg_type.h"
@@ -52,7 +59,7 @@ PG_FUNCTION_INFO_V1(fuzz_guided);
 #define INPUT_MAX		(64 * 1024)
 
 /* memory that the code under test may take, for each byte of input and at all */
-#define BYTES_PER_BYTE	4096
+#define BYTES_PER_BYTE	1024
 #define BYTES_ALWAYS	(4 * 1024 * 1024)
 
 static void
@@ -62,19 +69,71 @@ static void
 
 /* ---- memory ---- */
 
+#define REGIONS_MAX		8192	/* the kernel bounds the number of mappings */
+#define REGION_PAGES	4
+
 typedef struct Chunk
 {
 	struct Chunk *next;
 	Size		size;
-	char	   *data;			/* apart, so that its ends are watched */
+	char	   *data;
+	char	   *region;			/* NULL: from malloc */
+	Size		region_size;
 } Chunk;
 
 static Chunk *chunks = NULL;
 static Size allocated = 0;
 static Size allowed = 0;
+static char *free_regions[REGIONS_MAX];
+static int	nfree = 0;
+static int	nregions = 0;
 
-void *
-fuzz_alloc(Size size, bool zero)
+/*
+ * Gives memory that ends where a page begins that nobody may touch, or so near
+ * to it as its alignment lets it.
+ */
+static char *
+guarded(Size size, bool aligned, Chunk *chunk)
+{
+	Size		page = sysconf(_SC_PAGESIZE);
+	Size		usable = REGION_PAGES * page;
+
+	if (size > usable)
+		usable = TYPEALIGN(page, size);
+	if (usable == REGION_PAGES * page && nfree > 0)
+		chunk->region = free_regions[--nfree];
+	else if (nregions < REGIONS_MAX)
+	{
+		chunk->region = mmap(NULL, usable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (chunk->region == MAP_FAILED || mprotect(chunk->region + usable, page, PROT_NONE) != 0)
+			elog(PANIC, "no memory");
+		nregions++;
+	}
+	else
+	{
+		chunk->region = NULL;
+		return malloc(size + 1);
+	}
+	chunk->region_size = usable + page;
+	return chunk->region + usable - (aligned ? MAXALIGN(size) : size);
+}
+
+static void
+release(Chunk *chunk)
+{
+	if (chunk->region == NULL)
+		free(chunk->data);
+	else if (chunk->region_size == (REGION_PAGES + 1) * sysconf(_SC_PAGESIZE))
+		free_regions[nfree++] = chunk->region;
+	else
+	{
+		munmap(chunk->region, chunk->region_size);
+		nregions--;
+	}
+}
+
+static void *
+allocate(Size size, bool aligned)
 {
 	Chunk	   *chunk = malloc(sizeof(Chunk));
 
@@ -82,11 +141,17 @@ fuzz_alloc(Size size, bool zero)
 	if (allocated > allowed)
 		elog(PANIC, "%zu bytes of memory for an input that may have %zu", allocated, allowed);
 	chunk->size = size;
-	chunk->data = malloc(size > 0 ? size : 1);
-	memset(chunk->data, zero ? 0 : 0x7f, size);
+	chunk->data = guarded(size, aligned, chunk);
 	chunk->next = chunks;
 	chunks = chunk;
 	return chunk->data;
+}
+
+void *
+fuzz_alloc(Size size, bool zero)
+{
+	/* what is not set must not be relied on */
+	return memset(allocate(size, true), zero ? 0 : 0x7f, size);
 }
 
 void *
@@ -111,7 +176,7 @@ fuzz_strndup(const char *string, Size length)
 	char	   *copy;
 
 	length = strnlen(string, length);
-	copy = fuzz_alloc(length + 1, false);
+	copy = allocate(length + 1, false);
 	memcpy(copy, string, length);
 	copy[length] = '\0';
 	return copy;
@@ -124,7 +189,7 @@ free_chunks(void)
 	{
 		Chunk	   *next = chunks->next;
 
-		free(chunks->data);
+		release(chunks);
 		free(chunks);
 		chunks = next;
 	}
@@ -295,7 +360,7 @@ try_input(const uint8 *data, Size length)
 		return 0;
 	context = AllocSetContextCreate(caller, "fuzz input", ALLOCSET_DEFAULT_SIZES);
 	allowed = BYTES_ALWAYS + length * BYTES_PER_BYTE;
-	copy = malloc(length);
+	copy = allocate(length, false);
 	memcpy(copy, data, length);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -322,7 +387,6 @@ try_input(const uint8 *data, Size length)
 			 MemoryContextMemAllocated(context, true), length);
 	MemoryContextDelete(context);
 	free_chunks();
-	free(copy);
 	CHECK_FOR_INTERRUPTS();
 	return sqlstate;
 }
