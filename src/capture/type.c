@@ -254,30 +254,37 @@ parse_code(const char **cursor, int depth)
 }
 
 /*
- * Parses a field's quoted name and moves the cursor behind it.
+ * Parses a field's quoted name and moves the cursor behind it.  Takes no more
+ * memory than the name: a code may have very many of them.
  */
 static char *
 parse_field_name(const char **cursor)
 {
-	StringInfoData name;
+	const char *start = *cursor + 1;
+	const char *end = start;
+	char	   *name;
+	char	   *p;
 
-	if (*(*cursor)++ != '"')
+	if (**cursor != '"')
 		code_error();
-
-	initStringInfo(&name);
-	for (;;)
+	while (*end != '"' || *++end == '"')
 	{
-		char		c = *(*cursor)++;
-
-		if (c == '\0')
+		if (*end == '\0')
 			code_error();
-		if (c == '"' && *(*cursor)++ != '"')
-		{
-			(*cursor)--;
-			return name.data;
-		}
-		appendStringInfoChar(&name, c);
+		end++;
 	}
+	*cursor = end;
+
+	/* end is behind the closing quote */
+	name = p = palloc(end - start);
+	for (; start < end - 1; start++)
+	{
+		*p++ = *start;
+		if (*start == '"')
+			start++;
+	}
+	*p = '\0';
+	return name;
 }
 
 static int
