@@ -12,7 +12,7 @@
 #include "utils/array.h"
 #include "utils/jsonb.h"
 
-#define ELT_WIRE_VERSION	1
+#define ELT_WIRE_VERSION	2
 
 /* The operations of raw staging's column "op". */
 #define ELT_OP_SNAPSHOT	'r'
@@ -32,6 +32,8 @@ typedef struct EltColumn
 	EltType    *type;			/* parsed from type_code */
 	bool		in_key;			/* of the replica identity index or the
 								 * primary key */
+	int			large_from;		/* copies: a text of that many bytes may have
+								 * been stored out of line; 0: never */
 } EltColumn;
 
 /* The shape of a relation at one moment of the source's history. */
@@ -56,16 +58,30 @@ typedef enum EltField
 	ELT_FIELD_TEXT,				/* the type's text output, in "value" */
 	ELT_FIELD_UNCHANGED,		/* out-of-line value that the update did not
 								 * touch */
-	ELT_FIELD_OVERSIZE			/* too large to be staged; "length" holds its
+	ELT_FIELD_OVERSIZE,			/* too large to be staged; "length" holds its
 								 * size in bytes */
+	ELT_FIELD_BYTES,			/* its text is not valid in the encoding, or
+								 * has no equivalent in the reader's: the
+								 * bytes as they are, in "value" */
+	ELT_FIELD_STAGED			/* was unchanged: in "staged", as it was
+								 * staged before */
 } EltField;
 
+/*
+ * The columns in "large" were stored out of line: an update that leaves them
+ * alone will not carry them.
+ */
 typedef struct EltRow
 {
 	int			ncolumns;
 	EltField   *fields;
 	const char **values;		/* not NUL-terminated */
 	int		   *lengths;
+	int			nunchanged;		/* fields that are unchanged */
+	int			nlarge;
+	int		   *large;			/* columns, in order */
+	JsonbValue *staged;			/* by column, no jbvBinary; NULL where there
+								 * is none */
 } EltRow;
 
 typedef struct EltChange
@@ -129,11 +145,22 @@ extern bool elt_decoder_next(EltDecoder *decoder, EltEvent *event);
 extern void elt_relation_finish(EltRelation *relation);
 
 /*
+ * Makes values oversize until the rest is within ELT_ROW_BYTES_MAX.  "large"
+ * must have room for all columns.
+ */
+extern void elt_row_limit(EltRow *row);
+
+/*
  * The image of a row as a jsonb object; an oversize column is the object
- * {"$oversize": bytes}.  Columns that are absent or unchanged are left out, the names of the unchanged ones come in *unchanged (a text[],
- * NULL where there are none; pass NULL where they are of no interest).
+ * {"$oversize": bytes}, one whose text is not valid {"$bytes": "\\x..."}.
+ * Columns that are absent or unchanged are left out, the names of the
+ * unchanged ones come in *unchanged (a text[], NULL where there are none; pass
+ * NULL where they are of no interest).
  */
 extern Jsonb *elt_row_image(const EltRelation *relation, const EltRow *row, ArrayType **unchanged);
+
+/* The names of columns as a text[]. */
+extern ArrayType *elt_column_names(const EltRelation *relation, const int *columns, int n);
 
 /* The key columns of a row as a jsonb object; NULL where relation has no key. */
 extern Jsonb *elt_row_key(const EltRelation *relation, const EltRow *row);

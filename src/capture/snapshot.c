@@ -40,7 +40,7 @@ static int64 copy_table(EltStream *stream, EltStage *stage, const EltSource *sou
 						const char *relation, XLogRecPtr lsn);
 static EltRelation *describe(EltStream *stream, const EltSource *source, const char *name, bool *partitioned);
 static void append_type_code(EltStream *stream, StringInfo code, Oid type, int depth);
-static void parse_line(char *line, int length, EltRow *row);
+static void parse_line(char *line, int length, const EltRelation *relation, EltRow *row);
 static void mark_copied(const EltSource *source, const char *relation, XLogRecPtr lsn, int64 rows);
 static PGresult *query(EltStream *stream, const char *format,...) pg_attribute_printf(2, 3);
 
@@ -157,12 +157,15 @@ copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const ch
 	row.fields = palloc(Max(1, row.ncolumns) * sizeof(EltField));
 	row.values = palloc(Max(1, row.ncolumns) * sizeof(char *));
 	row.lengths = palloc(Max(1, row.ncolumns) * sizeof(int));
+	row.large = palloc(Max(1, row.ncolumns) * sizeof(int));
+	row.nunchanged = 0;
+	row.staged = NULL;
 	elt_stage_begin(stage, InvalidTransactionId, lsn, GetCurrentTimestamp());
 	MemoryContextSwitchTo(row_context);
 	while ((line = elt_stream_copy_line(stream, &length)) != NULL)
 	{
 		(void) pg_verify_mbstr(GetDatabaseEncoding(), line, length, false);
-		parse_line(line, length, &row);
+		parse_line(line, length, relation, &row);
 		elt_stage_copied_row(stage, relation, &row);
 		rows++;
 		MemoryContextReset(row_context);
@@ -179,10 +182,12 @@ copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const ch
 
 /* Splits a line of COPY's text format in place. */
 static void
-parse_line(char *line, int length, EltRow *row)
+parse_line(char *line, int length, const EltRelation *relation, EltRow *row)
 {
 	char	   *in = line;
 	char	   *end = line + length;
+
+	row->nlarge = 0;
 
 	if (end > in && end[-1] == '\n')
 		end--;
@@ -234,6 +239,8 @@ parse_line(char *line, int length, EltRow *row)
 				in += 2;
 			}
 			row->lengths[i] = out - row->values[i];
+			if (relation->columns[i].large_from > 0 && row->lengths[i] >= relation->columns[i].large_from)
+				row->large[row->nlarge++] = i;
 		}
 		if (i + 1 < row->ncolumns ? (in == end || *in != '\t') : in != end)
 			ereport(ERROR,

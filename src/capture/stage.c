@@ -3,9 +3,9 @@
  *	  Changes into raw staging, in bulk.
  *
  * The capture worker is the only writer of a source's log, and it appends:
- * change_ids grow, leaves have no index and no trigger, and inserts skip the
- * free space map, so that the physical order of a leaf is the order of its
- * change_ids (see raw.h).
+ * change_ids grow, leaves have no trigger and no index but the one of large.c,
+ * and inserts skip the free space map, so that the physical order of a leaf is
+ * the order of its change_ids (see raw.h).
  *
  * Rows wait in slots until there are MAX_PENDING_ROWS or MAX_PENDING_BYTES of
  * them; then each leaf gets its own with one table_multi_insert, which costs
@@ -25,6 +25,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "capture/large.h"
 #include "capture/partition.h"
 #include "capture/schema.h"
 #include "capture/stage.h"
@@ -60,6 +61,7 @@ typedef struct StageLog
 	TupleTableSlot **pending;
 	int			npending;
 	int			max_pending;
+	EltLarge	large;
 } StageLog;
 
 /* What the stage keeps with a relation of the decoder. */
@@ -78,6 +80,7 @@ struct EltStage
 	uint64		refresh_count;
 
 	MemoryContext pending_context;	/* values of the pending rows */
+	MemoryContext large_context;	/* see large.h */
 	TupleDesc	tupdesc;
 	TupleTableSlot **slots;
 	int			nused;
@@ -107,7 +110,8 @@ static void read_table_state(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
 					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
-					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged);
+					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after,
+					ArrayType *unchanged, ArrayType *large);
 static int64 next_change_id(EltStage *stage);
 static void write_pending(EltStage *stage);
 static void write_log(EltStage *stage, StageLog *log);
@@ -122,6 +126,7 @@ elt_stage_create(const EltSource *source)
 	stage->source.name = MemoryContextStrdup(TopMemoryContext, source->name);
 	stage->logs_context = AllocSetContextCreate(TopMemoryContext, "elt stage logs", ALLOCSET_DEFAULT_SIZES);
 	stage->pending_context = AllocSetContextCreate(TopMemoryContext, "elt stage pending", ALLOCSET_DEFAULT_SIZES);
+	stage->large_context = AllocSetContextCreate(TopMemoryContext, "elt stage large values", ALLOCSET_DEFAULT_SIZES);
 	stage->slots = MemoryContextAllocZero(TopMemoryContext, MAX_PENDING_ROWS * sizeof(TupleTableSlot *));
 	elt_stage_refresh(stage);
 	return stage;
@@ -178,10 +183,20 @@ elt_stage_change(EltStage *stage, EltChange *change)
 
 	old = MemoryContextSwitchTo(stage->pending_context);
 	if (change->op == ELT_OP_TRUNCATE)
-		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL);
+		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL,
+				elt_large_flag(&log->large, ELT_OP_TRUNCATE, relation, NULL));
 	else
 	{
 		bool		moves = elt_change_moves_key(change);
+
+		/* a row that moves takes along what the old key has */
+		if (unlikely(change->new != NULL && change->new->nunchanged > 0))
+		{
+			EltRow	   *before = moves ? change->old : change->new;
+
+			elt_large_fill(&log->large, &stage->source, relation, version, change->new,
+						   elt_row_key_hash(relation, before), elt_row_key(relation, before));
+		}
 
 		if (change->op == ELT_OP_DELETE || moves)
 			add_image(stage, log, version, ELT_OP_DELETE, change, change->old, NULL);
@@ -205,7 +220,8 @@ add_image(EltStage *stage, StageLog *log, int version, char op, EltChange *chang
 	add_row(stage, log, version, op, change->lsn,
 			row ? elt_row_key_hash(change->relation, row) : 0,
 			row ? elt_row_key(change->relation, row) : NULL,
-			before, after, unchanged);
+			before, after, unchanged,
+			elt_large_flag(&log->large, op, change->relation, new));
 }
 
 void
@@ -217,7 +233,8 @@ elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 
 	add_row(stage, log, version, ELT_OP_SNAPSHOT, stage->commit_lsn,
 			elt_row_key_hash(relation, row), elt_row_key(relation, row),
-			NULL, elt_row_image(relation, row, NULL), NULL);
+			NULL, elt_row_image(relation, row, NULL), NULL,
+			elt_large_flag(&log->large, ELT_OP_SNAPSHOT, relation, row));
 	MemoryContextSwitchTo(old);
 }
 
@@ -238,7 +255,7 @@ stage_message(EltStage *stage, EltChange *change)
 	else if (payload != NULL)
 		hash = hash_combine(hash, hash_bytes((unsigned char *) payload, VARSIZE(payload)));
 	log->relation_text = CStringGetTextDatum(topic);
-	add_row(stage, log, 0, ELT_OP_MESSAGE, change->lsn, (int32) hash, key, NULL, payload, NULL);
+	add_row(stage, log, 0, ELT_OP_MESSAGE, change->lsn, (int32) hash, key, NULL, payload, NULL, NULL);
 	MemoryContextSwitchTo(old);
 }
 
@@ -311,6 +328,7 @@ find_log(EltStage *stage, const char *name)
 		read_table_state(stage, log);
 		log->partition = elt_partition_of_relation(&stage->source, name);
 	}
+	elt_large_init(&log->large, log->partition, stage->large_context);
 	entry = hash_search(stage->logs, name, HASH_ENTER, &found);
 	entry->log = log;
 	return log;
@@ -343,7 +361,7 @@ read_table_state(EltStage *stage, StageLog *log)
 
 static void
 add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
-		int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged)
+		int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged, ArrayType *large)
 {
 	int64		change_id = next_change_id(stage);
 	TupleTableSlot *slot;
@@ -417,7 +435,11 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 	isnull[ELT_RAW_AFTER] = after == NULL;
 	values[ELT_RAW_UNCHANGED] = PointerGetDatum(unchanged);
 	isnull[ELT_RAW_UNCHANGED] = unchanged == NULL;
+	values[ELT_RAW_LARGE] = PointerGetDatum(large);
+	isnull[ELT_RAW_LARGE] = large == NULL;
 	ExecStoreVirtualTuple(slot);
+	if (unlikely(large != NULL))
+		elt_large_wait(&log->large, slot, stage->pending_context);
 
 	stage->staged++;
 	stage->pending_bytes += 128 + (key ? VARSIZE(key) : 0) + (before ? VARSIZE(before) : 0) +
@@ -465,6 +487,7 @@ write_log(EltStage *stage, StageLog *log)
 
 	table_multi_insert(log->open_leaf, log->pending, log->npending,
 					   GetCurrentCommandId(true), TABLE_INSERT_SKIP_FSM, NULL);
+	elt_large_written(&log->large, log->open_leaf, log->pending, log->npending);
 	log->npending = 0;
 	MemoryContextSwitchTo(old);
 }

@@ -25,6 +25,12 @@
  */
 #define ELT_JSON_MAX	(16 * 1024 * 1024)
 
+/*
+ * What the texts of a row may need together; a value beyond is told by its
+ * size.  Half of what jsonb can hold: escapes of json double it at most.
+ */
+#define ELT_ROW_BYTES_MAX	(128 * 1024 * 1024)
+
 typedef struct EltType
 {
 	char		code;			/* as above */

@@ -15,11 +15,14 @@
  * Counts, ids and lengths are variable-length integers (7 bits a byte, lowest
  * first), LSNs and times 8 bytes in network order.  A row is one integer per
  * column: what kind of field it is or, from FIELD_TEXT up, the length of the
- * text that follows.  So an integer column costs one byte and its digits.
+ * text that follows.  So an integer column costs one byte and its digits, and
+ * what is rare (a value that was stored out of line, bytes that are no text)
+ * costs nothing where it does not occur.
  *
  * The reader trusts nothing.  Every length is held against what is left of the
- * message before it is used, text must be valid in the database's encoding
- * (a message's content is bytes until elt_message_parse has looked at it),
+ * message before it is used, names must be valid in the database's encoding
+ * and values that are not are bytes (as is a message's content until
+ * elt_message_parse has looked at it),
  * events must come in an order that makes sense, and no memory is asked for by
  * a number that the message has not paid for in bytes.
  */
@@ -42,8 +45,11 @@
 #define FIELD_NULL		0
 #define FIELD_ABSENT	1
 #define FIELD_UNCHANGED	2
-#define FIELD_OVERSIZE	3		/* its size follows */
-#define FIELD_TEXT		4		/* and up: 4 + length */
+#define FIELD_OVERSIZE	3		/* its size follows; was out of line */
+#define FIELD_LARGE		4		/* text that was out of line; its length
+								 * follows */
+#define FIELD_BYTES		5		/* no valid text; its length follows */
+#define FIELD_TEXT		6		/* and up: 6 + length */
 
 #define ROW_OLD			0x01
 #define ROW_NEW			0x02
@@ -75,6 +81,7 @@ struct EltDecoder
 
 static void read_relation(EltDecoder *decoder);
 static void read_change(EltDecoder *decoder, char op, EltChange *change);
+static inline void set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length);
 static void read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row);
 static void broken(EltDecoder *decoder, const char *what) pg_attribute_noreturn();
 
@@ -197,7 +204,7 @@ row_size(const EltRow *row)
 
 	for (int i = 0; i < row->ncolumns; i++)
 	{
-		if (row->fields[i] == ELT_FIELD_TEXT)
+		if (row->fields[i] == ELT_FIELD_TEXT || row->fields[i] == ELT_FIELD_BYTES)
 			size += row->lengths[i];
 	}
 	return size;
@@ -206,12 +213,23 @@ row_size(const EltRow *row)
 static char *
 put_row(char *p, const EltRow *row)
 {
+	int			nlarge = 0;
+
 	for (int i = 0; i < row->ncolumns; i++)
 	{
+		bool		large = nlarge < row->nlarge && row->large[nlarge] == i;
+
+		nlarge += large;
 		switch (row->fields[i])
 		{
 			case ELT_FIELD_TEXT:
-				p = put_varint(p, FIELD_TEXT + (uint32) row->lengths[i]);
+				if (large)
+				{
+					*p++ = FIELD_LARGE;
+					p = put_varint(p, row->lengths[i]);
+				}
+				else
+					p = put_varint(p, FIELD_TEXT + (uint32) row->lengths[i]);
 				memcpy(p, row->values[i], row->lengths[i]);
 				p += row->lengths[i];
 				break;
@@ -227,6 +245,15 @@ put_row(char *p, const EltRow *row)
 			case ELT_FIELD_OVERSIZE:
 				*p++ = FIELD_OVERSIZE;
 				p = put_varint(p, row->lengths[i]);
+				break;
+			case ELT_FIELD_BYTES:
+				*p++ = FIELD_BYTES;
+				p = put_varint(p, row->lengths[i]);
+				memcpy(p, row->values[i], row->lengths[i]);
+				p += row->lengths[i];
+				break;
+			case ELT_FIELD_STAGED:
+				Assert(false);	/* the receiver's own */
 				break;
 		}
 	}
@@ -350,31 +377,23 @@ get_byte(EltDecoder *decoder)
 }
 
 /*
- * Gives the next length bytes, which must be text.
+ * Gives the next name, which must be valid text.
  */
-static inline const char *
-get_text(EltDecoder *decoder, uint32 length)
-{
-	const char *text = decoder->cursor;
-
-	if (length > (uint64) (decoder->end - text))
-		broken(decoder, "it ends inside a value");
-	if (!pg_verify_mbstr(GetDatabaseEncoding(), text, length, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("invalid byte sequence for encoding \"%s\" in the change stream",
-						GetDatabaseEncodingName()),
-				 errhint("The source's database must hold text that is valid in its own encoding, and not be SQL_ASCII.")));
-	decoder->cursor += length;
-	return text;
-}
-
 static char *
 get_string(EltDecoder *decoder)
 {
 	uint32		length = get_varint(decoder);
-	const char *text = get_text(decoder, length);
+	const char *text = decoder->cursor;
 
+	if (length > (uint64) (decoder->end - text))
+		broken(decoder, "it ends inside a name");
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), text, length, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("a name in the change stream is not valid in encoding \"%s\"",
+						GetDatabaseEncodingName()),
+				 errhint("Give the source's tables, columns and types names that this encoding has.")));
+	decoder->cursor += length;
 	return pnstrdup(text, length);
 }
 
@@ -384,6 +403,8 @@ create_row(EltRow *row)
 	row->fields = palloc(sizeof(EltField) * MaxTupleAttributeNumber);
 	row->values = palloc(sizeof(char *) * MaxTupleAttributeNumber);
 	row->lengths = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	row->large = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	row->staged = NULL;
 }
 
 /*
@@ -613,12 +634,34 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 }
 
 /*
+ * Sets a field to the next length bytes.  What is not valid text is told as
+ * bytes: a source may be SQL_ASCII, and is not trusted.
+ */
+static inline void
+set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length)
+{
+	const char *text = decoder->cursor;
+
+	if (length > (uint64) (decoder->end - text))
+		broken(decoder, "it ends inside a value");
+	row->fields[column] = likely(pg_verify_mbstr(GetDatabaseEncoding(), text, length, true)) ?
+		ELT_FIELD_TEXT : ELT_FIELD_BYTES;
+	row->lengths[column] = (int) length;
+	row->values[column] = text;
+	decoder->cursor += length;
+}
+
+/*
  * Reads a row of the relation; its values stay in the message.
  */
 static void
 read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 {
+	const char *start = decoder->cursor;
+
 	row->ncolumns = relation->ncolumns;
+	row->nunchanged = 0;
+	row->nlarge = 0;
 	for (int i = 0; i < row->ncolumns; i++)
 	{
 		uint32		field = get_varint(decoder);
@@ -635,17 +678,30 @@ read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 				break;
 			case FIELD_UNCHANGED:
 				row->fields[i] = ELT_FIELD_UNCHANGED;
+				row->nunchanged++;
 				break;
 			case FIELD_OVERSIZE:
 				row->fields[i] = ELT_FIELD_OVERSIZE;
+				row->large[row->nlarge++] = i;
 				field = get_varint(decoder);
 				row->lengths[i] = (int) Min(field, (uint32) PG_INT32_MAX);
 				break;
+			case FIELD_LARGE:
+				row->large[row->nlarge++] = i;
+				field = get_varint(decoder);
+				set_text(decoder, row, i, field);
+				break;
+			case FIELD_BYTES:
+				row->large[row->nlarge++] = i;
+				field = get_varint(decoder);
+				set_text(decoder, row, i, field);
+				row->fields[i] = ELT_FIELD_BYTES;
+				break;
 			default:
-				row->fields[i] = ELT_FIELD_TEXT;
-				row->lengths[i] = (int) (field - FIELD_TEXT);
-				row->values[i] = get_text(decoder, field - FIELD_TEXT);
+				set_text(decoder, row, i, field - FIELD_TEXT);
 				break;
 		}
 	}
+	if (unlikely(decoder->cursor - start > ELT_ROW_BYTES_MAX / 2))
+		elt_row_limit(row);
 }

@@ -275,7 +275,7 @@ insert(const EltPipeline *pipeline, TupleDesc desc, const EltLogRow *row, const 
 	/* the columns of raw staging in their order, but for the new image */
 	ExecStoreMinimalTuple(row->tuple, slot, false);
 	slot_getallattrs(slot);
-	for (int column = 0; column < ELT_RAW_NCOLUMNS; column++)
+	for (int column = 0; column < ELT_RAW_LARGE - 1; column++)
 	{
 		if (column == ELT_RAW_AFTER - 1)
 			continue;
