@@ -350,6 +350,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION elt.keep_large_values(regclass) IS
 	'internal: before a leaf of raw staging is dropped, keeps its large values that are the newest of their key; returns how many rows';
+/*
+ * Values that are too large to be staged: {"$oversize": bytes} stands for
+ * them in raw staging, and who is to know of it reads it here.
+ */
+
+CREATE TABLE elt.oversize_values (
+	source_id		bigint NOT NULL REFERENCES elt.sources ON DELETE CASCADE,
+	source			text NOT NULL,
+	relation		text NOT NULL,				-- a message: its topic is not known, "elt"
+	change_id		bigint NOT NULL,			-- of the raw row
+	key				jsonb,
+	column_name		text NOT NULL,				-- a message: payload
+	bytes			bigint NOT NULL,			-- of the value, or of its text where only that was measured
+	commit_lsn		pg_lsn NOT NULL,
+	lsn				pg_lsn NOT NULL,
+	staged_at		timestamptz NOT NULL,
+	PRIMARY KEY (source_id, change_id, column_name)
+);
+CREATE INDEX oversize_values_staged ON elt.oversize_values (staged_at);
+COMMENT ON TABLE elt.oversize_values IS 'values that were too large to be staged: one row each, with the size that raw staging shows in their place';
 /* Pipelines: from raw staging into targets. */
 
 CREATE FUNCTION elt.create_pipeline(
@@ -786,6 +806,9 @@ INSERT INTO elt.alert_rules
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
 	 'Compare elt.schema_versions with the transform and the target.'),
+	('oversize_value', 'warning', NULL, '0', '0', '10 s',
+	 'values of a column that were too large to be staged, in the last 10 minutes',
+	 'See elt.oversize_values: raw staging has their size only. Leave the column out of the publication, or fetch the values from the source.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -1242,6 +1265,13 @@ BEGIN
 			WHERE v.version > 1 AND v.created_at > at - interval '10 min'
 				AND EXISTS (SELECT FROM elt.pipelines p WHERE p.source_id = v.source_id AND p.relation = v.relation)
 			GROUP BY s.name, v.relation;
+	END IF;
+
+	IF 'oversize_value' = ANY (rules) THEN
+		RETURN QUERY SELECT 'oversize_value', jsonb_build_object('source', o.source, 'relation', o.relation, 'column', o.column_name,
+				'value', count(*), 'detail', format('%s values of at most %s', count(*), pg_size_pretty(max(o.bytes))))
+			FROM elt.oversize_values o WHERE o.staged_at > at - interval '10 min'
+			GROUP BY o.source, o.relation, o.column_name;
 	END IF;
 
 	IF 'rule_error' = ANY (rules) THEN
@@ -1713,6 +1743,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');

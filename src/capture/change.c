@@ -78,7 +78,10 @@ elt_row_limit(EltRow *row)
 		if (needed <= budget)
 			budget -= needed;
 		else
+		{
 			row->fields[i] = ELT_FIELD_OVERSIZE;
+			row->noversize++;
+		}
 		n += was_large;
 		if (was_large || row->fields[i] == ELT_FIELD_OVERSIZE)
 			large[nlarge++] = i;
@@ -322,8 +325,18 @@ elt_message_parse(const char *content, int length,
 				  char **topic, Jsonb **key, Jsonb **payload)
 {
 	JsonbValue	value;
-	bool		is_text = pg_verify_mbstr(GetDatabaseEncoding(), content, length, true);
+	bool		is_text;
 
+	if (content == NULL)
+	{
+		set_oversize(length, &value);
+		*topic = pstrdup("elt");
+		*key = NULL;
+		*payload = JsonbValueToJsonb(&value);
+		return;
+	}
+
+	is_text = pg_verify_mbstr(GetDatabaseEncoding(), content, length, true);
 	if (is_text && length <= ELT_JSON_MAX &&
 		elt_json_parse(content, length, &value) && value.type == jbvObject)
 	{

@@ -78,6 +78,7 @@ typedef struct EltRow
 	const char **values;		/* not NUL-terminated */
 	int		   *lengths;
 	int			nunchanged;		/* fields that are unchanged */
+	int			noversize;		/* and oversize */
 	int			nlarge;
 	int		   *large;			/* columns, in order */
 	JsonbValue *staged;			/* by column, no jbvBinary; NULL where there
@@ -91,7 +92,8 @@ typedef struct EltChange
 	XLogRecPtr	lsn;
 	EltRow	   *old;			/* NULL where WAL has none */
 	EltRow	   *new;
-	const char *message;		/* op m: content, message_length bytes */
+	const char *message;		/* op m: content, message_length bytes; NULL:
+								 * too large to be staged */
 	int			message_length;
 } EltChange;
 
@@ -178,7 +180,7 @@ extern bool elt_change_moves_key(const EltChange *change);
  * A message's topic, key and payload (see elt.emit).  Anybody who may write
  * can forge one: content that is not the object emit() makes comes back with
  * topic "elt" and the content as a JSON string in *payload, as \x hex where it
- * is not text.
+ * is not text, as {"$oversize": length} where it is NULL.
  */
 extern void elt_message_parse(const char *content, int length,
 							  char **topic, Jsonb **key, Jsonb **payload);

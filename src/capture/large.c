@@ -259,7 +259,7 @@ find_pending(EltLarge *large, int32 key_hash, Jsonb *key, Found *found)
 {
 	KeySearch	search = {key, found};
 	PendingKey *entry = large->pending != NULL ?
-		hash_search(large->pending, &key_hash, HASH_FIND, NULL) : NULL;
+	hash_search(large->pending, &key_hash, HASH_FIND, NULL) : NULL;
 
 	for (PendingRow *row = entry != NULL ? entry->newest : NULL; row != NULL; row = row->older)
 	{

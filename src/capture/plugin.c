@@ -34,8 +34,6 @@
 #include "utils/rel.h"
 
 #define BATCH_BYTES			(64 * 1024)
-#define MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* of one message; a larger
-												 * one is told by its size */
 #define PROGRESS_CHANGES	100 /* between two looks at the clock */
 
 typedef struct Plugin
@@ -361,11 +359,8 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	tell_progress(ctx, plugin);
 	caller = MemoryContextSwitchTo(plugin->change_context);
-	if (size > MESSAGE_BYTES_MAX)
-	{
-		content = psprintf("{\"topic\":\"elt\",\"payload\":{\"$oversize\":%zu}}", size);
-		size = strlen(content);
-	}
+	if (size > ELT_MESSAGE_BYTES_MAX)
+		content = NULL;
 	else if (plugin->convert &&
 			 pg_verify_mbstr(GetDatabaseEncoding(), content, size, true))
 	{

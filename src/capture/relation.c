@@ -36,7 +36,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#define JSONB_BYTES_MAX		(32 * 1024 * 1024)	/* of one jsonb value */
 
 /* How a column becomes text. */
 typedef enum TextForm
@@ -451,11 +450,11 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 
 	row->ncolumns = ncolumns;
 	row->nunchanged = 0;
-	row->nlarge = 0;
+	row->nlarge = row->noversize = 0;
 	for (int i = 0; i < ncolumns; i++)
 	{
 		EltPublishedColumn *column = &entry->columns[i];
-		Size		limit = column->form == TEXT_FORM_JSONB ? Min(budget, JSONB_BYTES_MAX) : budget;
+		Size		limit = column->form == TEXT_FORM_JSONB ? Min(budget, ELT_JSONB_MAX) : budget;
 		Size		size;
 		Size		needed;
 		Datum		value;
@@ -496,6 +495,7 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		{
 			row->fields[i] = ELT_FIELD_OVERSIZE;
 			row->lengths[i] = (int) size;
+			row->noversize++;
 			continue;
 		}
 
@@ -503,18 +503,22 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		{
 			case TEXT_FORM_INT2:
 				text = buffer->integers[i];
+
 				size = pg_itoa(DatumGetInt16(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_INT4:
 				text = buffer->integers[i];
+
 				size = pg_ltoa(DatumGetInt32(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_INT8:
 				text = buffer->integers[i];
+
 				size = pg_lltoa(DatumGetInt64(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_BOOL:
 				text = DatumGetBool(value) ? "t" : "f";
+
 				size = 1;
 				break;
 			case TEXT_FORM_TEXT:
@@ -522,11 +526,13 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 					struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
 
 					text = VARDATA_ANY(bytes);
+
 					size = VARSIZE_ANY_EXHDR(bytes);
 					break;
 				}
 			default:
 				text = OutputFunctionCall(&column->output, value);
+
 				size = strlen(text);
 				break;
 		}
@@ -541,10 +547,12 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		{
 			row->fields[i] = ELT_FIELD_OVERSIZE;
 			row->lengths[i] = (int) size;
+			row->noversize++;
 			continue;
 		}
 		budget -= needed;
 		row->values[i] = text;
+
 		row->lengths[i] = (int) size;
 	}
 }

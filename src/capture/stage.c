@@ -112,6 +112,11 @@ static void add_image(EltStage *stage, StageLog *log, int version, char op,
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
 					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after,
 					ArrayType *unchanged, ArrayType *large);
+static void note_oversize(EltStage *stage, const EltRelation *relation, const EltRow *row,
+						  XLogRecPtr lsn, Jsonb *key);
+static void note_oversize_value(EltStage *stage, const char *relation, const char *column, int bytes,
+								XLogRecPtr lsn, Jsonb *key);
+static int64 peek_change_id(EltStage *stage);
 static int64 next_change_id(EltStage *stage);
 static void write_pending(EltStage *stage);
 static void write_log(EltStage *stage, StageLog *log);
@@ -216,11 +221,13 @@ add_image(EltStage *stage, StageLog *log, int version, char op, EltChange *chang
 	ArrayType  *unchanged = NULL;
 	Jsonb	   *before = old ? elt_row_image(change->relation, old, NULL) : NULL;
 	Jsonb	   *after = new ? elt_row_image(change->relation, new, &unchanged) : NULL;
+	Jsonb	   *key = row ? elt_row_key(change->relation, row) : NULL;
 
+	if (unlikely(new && new->noversize > 0))
+		note_oversize(stage, change->relation, new, change->lsn, key);
 	add_row(stage, log, version, op, change->lsn,
 			row ? elt_row_key_hash(change->relation, row) : 0,
-			row ? elt_row_key(change->relation, row) : NULL,
-			before, after, unchanged,
+			key, before, after, unchanged,
 			elt_large_flag(&log->large, op, change->relation, new));
 }
 
@@ -230,9 +237,12 @@ elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 	int			version;
 	StageLog   *log = log_of_relation(stage, relation, &version);
 	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
+	Jsonb	   *key = elt_row_key(relation, row);
 
+	if (unlikely(row->noversize > 0))
+		note_oversize(stage, relation, row, stage->commit_lsn, key);
 	add_row(stage, log, version, ELT_OP_SNAPSHOT, stage->commit_lsn,
-			elt_row_key_hash(relation, row), elt_row_key(relation, row),
+			elt_row_key_hash(relation, row), key,
 			NULL, elt_row_image(relation, row, NULL), NULL,
 			elt_large_flag(&log->large, ELT_OP_SNAPSHOT, relation, row));
 	MemoryContextSwitchTo(old);
@@ -249,6 +259,8 @@ stage_message(EltStage *stage, EltChange *change)
 	uint32		hash;
 
 	elt_message_parse(change->message, change->message_length, &topic, &key, &payload);
+	if (unlikely(change->message == NULL))
+		note_oversize_value(stage, topic, "payload", change->message_length, change->lsn, NULL);
 	hash = hash_bytes((unsigned char *) topic, strlen(topic));
 	if (key != NULL)
 		hash = hash_combine(hash, hash_bytes((unsigned char *) key, VARSIZE(key)));
@@ -448,8 +460,9 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 		write_pending(stage);
 }
 
+/* The change_id that the next row gets. */
 static int64
-next_change_id(EltStage *stage)
+peek_change_id(EltStage *stage)
 {
 	if (stage->next_id >= stage->last_id)
 	{
@@ -458,7 +471,46 @@ next_change_id(EltStage *stage)
 		stage->next_id = nextval_internal(stage->sequence, false);
 		stage->last_id = stage->next_id + ELT_CHANGE_ID_BLOCK;
 	}
-	return stage->next_id++;
+	return stage->next_id;
+}
+
+static int64
+next_change_id(EltStage *stage)
+{
+	int64		change_id = peek_change_id(stage);
+
+	stage->next_id++;
+	return change_id;
+}
+
+/* ---- values that are too large ---- */
+
+/* Writes down what the next row does not have. */
+static void
+note_oversize(EltStage *stage, const EltRelation *relation, const EltRow *row, XLogRecPtr lsn, Jsonb *key)
+{
+	for (int i = 0; i < row->ncolumns; i++)
+	{
+		if (row->fields[i] == ELT_FIELD_OVERSIZE)
+			note_oversize_value(stage, relation->name, relation->columns[i].name, row->lengths[i], lsn, key);
+	}
+}
+
+static void
+note_oversize_value(EltStage *stage, const char *relation, const char *column, int bytes, XLogRecPtr lsn, Jsonb *key)
+{
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, INT8OID, JSONBOID, TEXTOID, INT8OID, LSNOID, LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {Int64GetDatum(stage->source.source_id), CStringGetTextDatum(stage->source.name),
+		CStringGetTextDatum(relation), Int64GetDatum(peek_change_id(stage)), JsonbPGetDatum(key),
+		CStringGetTextDatum(column), Int64GetDatum(bytes), LSNGetDatum(stage->commit_lsn), LSNGetDatum(lsn),
+	TimestampTzGetDatum(stage->staged_at)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("INSERT INTO elt.oversize_values (source_id, source, relation, change_id, key, column_name, bytes, "
+				"commit_lsn, lsn, staged_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+				lengthof(types), types, values, key ? NULL : "    n     ");
+	elt_spi_end(&spi);
 }
 
 static void

@@ -107,7 +107,7 @@ elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue
 			break;
 
 		case 'J':
-			if (elt_json_parse(input, length, result))
+			if (length <= ELT_JSONB_MAX && elt_json_parse(input, length, result))
 				return;
 			break;
 

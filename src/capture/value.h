@@ -30,6 +30,10 @@
  * size.  Half of what jsonb can hold: escapes of json double it at most.
  */
 #define ELT_ROW_BYTES_MAX	(128 * 1024 * 1024)
+#define ELT_MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* and of a message */
+
+/* Longer jsonb stays text too. */
+#define ELT_JSONB_MAX	(32 * 1024 * 1024)
 
 typedef struct EltType
 {

@@ -10,6 +10,7 @@
  *	R  length, id, name, columns			what a relation looks like from here on
  *	c, u, d, t  id, lsn, which rows, rows	a change
  *	m  lsn, length, content					a message
+ *	M  lsn, length							one that is too large to be staged
  *	C  end_lsn								the transaction committed
  *
  * Counts, ids and lengths are variable-length integers (7 bits a byte, lowest
@@ -40,6 +41,7 @@
 #define EVENT_BEGIN		'B'
 #define EVENT_RELATION	'R'
 #define EVENT_COMMIT	'C'
+#define EVENT_OVERSIZE	'M'
 
 /* a field as it travels */
 #define FIELD_NULL		0
@@ -269,7 +271,7 @@ elt_wire_change(StringInfo out, const EltChange *change)
 	Size		size = 2 + 2 * VARINT_MAX + 8;
 	char	   *p;
 
-	if (change->op == ELT_OP_MESSAGE)
+	if (change->op == ELT_OP_MESSAGE && change->message != NULL)
 		size += change->message_length;
 	if (change->old != NULL)
 		size += row_size(change->old);
@@ -277,13 +279,16 @@ elt_wire_change(StringInfo out, const EltChange *change)
 		size += row_size(change->new);
 
 	p = start_put(out, size);
-	*p++ = change->op;
+	*p++ = change->op == ELT_OP_MESSAGE && change->message == NULL ? EVENT_OVERSIZE : change->op;
 	if (change->op == ELT_OP_MESSAGE)
 	{
 		p = put_int64(p, change->lsn);
 		p = put_varint(p, change->message_length);
-		memcpy(p, change->message, change->message_length);
-		p += change->message_length;
+		if (change->message != NULL)
+		{
+			memcpy(p, change->message, change->message_length);
+			p += change->message_length;
+		}
 	}
 	else
 	{
@@ -593,16 +598,20 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 	uint8		rows;
 
 	change->op = op;
-	if (op == ELT_OP_MESSAGE)
+	if (op == ELT_OP_MESSAGE || op == EVENT_OVERSIZE)
 	{
 		uint32		length;
 
+		change->op = ELT_OP_MESSAGE;
 		change->lsn = get_int64(decoder);
 		length = get_varint(decoder);
+		change->message_length = (int) Min(length, (uint32) PG_INT32_MAX);
+		if (op == EVENT_OVERSIZE)
+			return;
 		if (length > (uint64) (decoder->end - decoder->cursor))
 			broken(decoder, "it ends inside a message");
-		change->message = decoder->cursor;
-		change->message_length = length;
+		if (length <= ELT_MESSAGE_BYTES_MAX)
+			change->message = decoder->cursor;
 		decoder->cursor += length;
 		return;
 	}
@@ -648,6 +657,7 @@ set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length)
 		ELT_FIELD_TEXT : ELT_FIELD_BYTES;
 	row->lengths[column] = (int) length;
 	row->values[column] = text;
+
 	decoder->cursor += length;
 }
 
@@ -661,6 +671,7 @@ read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 
 	row->ncolumns = relation->ncolumns;
 	row->nunchanged = 0;
+	row->noversize = 0;
 	row->nlarge = 0;
 	for (int i = 0; i < row->ncolumns; i++)
 	{
@@ -682,6 +693,7 @@ read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 				break;
 			case FIELD_OVERSIZE:
 				row->fields[i] = ELT_FIELD_OVERSIZE;
+				row->noversize++;
 				row->large[row->nlarge++] = i;
 				field = get_varint(decoder);
 				row->lengths[i] = (int) Min(field, (uint32) PG_INT32_MAX);

@@ -63,6 +63,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
