@@ -436,6 +436,18 @@ CREATE FUNCTION elt.note_change(change_id bigint) RETURNS boolean
 	LANGUAGE c STABLE STRICT COST 0.0001 AS 'MODULE_PATHNAME', 'elt_note_change';
 COMMENT ON FUNCTION elt.note_change(bigint) IS
 	'internal: remembers which change is at work, so that an error finds its change; always true';
+
+/* What raw staging has of a value, as it was at the source. */
+
+CREATE FUNCTION elt.field(record jsonb, name text) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_field';
+COMMENT ON FUNCTION elt.field(jsonb, text) IS
+	'a column of a staged image as text, like ->>; an error where only its size or its bytes were staged';
+
+CREATE FUNCTION elt.populate(base anyelement, record jsonb) RETURNS anyelement
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_populate';
+COMMENT ON FUNCTION elt.populate(anyelement, jsonb) IS
+	'a row of base''s type from a staged image, like jsonb_populate_record(); reads the strings that stand for what jsonb cannot hold, too';
 /* Quarantined changes: what they are, and how they leave. */
 
 CREATE FUNCTION elt.replay_quarantine(
@@ -1700,8 +1712,8 @@ GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
 	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 
-/* Every pipeline's owner runs this one. */
-GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
+/* Every pipeline's owner runs these. */
+GRANT EXECUTE ON FUNCTION elt.note_change(bigint), elt.field(jsonb, text), elt.populate(anyelement, jsonb) TO PUBLIC;
 
 /* Quarantined records are data of their pipeline's owner. */
 
