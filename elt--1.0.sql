@@ -362,6 +362,83 @@ CREATE FUNCTION elt.emit(topic text, payload jsonb, key jsonb DEFAULT NULL) RETU
 COMMENT ON FUNCTION elt.emit(text, jsonb, jsonb) IS
 	'writes an event into WAL with this transaction; each source of this database stages it with op m and the topic as relation';
 
+/*
+ * Large values that updates left alone are filled from earlier raw rows
+ * (src/capture/large.c).  Those that only a leaf has which is to be dropped
+ * are kept here: the look-up asks last.
+ */
+
+CREATE TABLE elt.large_values (
+	table_id		bigint NOT NULL REFERENCES elt.source_tables (table_id) ON DELETE CASCADE,
+	change_id		bigint NOT NULL,			-- this and what follows: of the raw row
+	key_hash		int NOT NULL,
+	key				jsonb NOT NULL,
+	op				"char" NOT NULL,
+	schema_version	int NOT NULL,
+	columns			jsonb NOT NULL,				-- of "after" those that are named in "large"
+	PRIMARY KEY (table_id, change_id)
+);
+CREATE INDEX large_values_key ON elt.large_values (table_id, key_hash);
+COMMENT ON TABLE elt.large_values IS 'large values whose newest raw row was dropped by retention; updates that leave them alone are filled from here';
+
+CREATE FUNCTION elt.keep_large_values(leaf regclass) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	log regclass;
+	log_id bigint;
+	truncated_at bigint;
+	kept bigint;
+BEGIN
+	SELECT i.inhparent, t.table_id INTO log, log_id
+		FROM pg_inherits i JOIN elt.source_tables t ON t.raw = i.inhparent WHERE i.inhrelid = leaf;
+	IF log IS NULL THEN
+		RETURN 0;
+	END IF;
+	EXECUTE format('SELECT coalesce(max(change_id), 0) FROM %s WHERE large IS NOT NULL AND key_hash = 0 AND op = ''t''', log)
+		INTO truncated_at;
+	DELETE FROM elt.large_values v WHERE v.table_id = log_id AND v.change_id < truncated_at;
+
+	-- the keys that the leaf has are known better here
+	EXECUTE format('DELETE FROM elt.large_values v USING %s l WHERE v.table_id = $1 AND l.large IS NOT NULL AND l.op <> ''t'' '
+				   'AND v.key_hash = l.key_hash AND v.key = l.key AND v.change_id < l.change_id', leaf)
+		USING log_id;
+	EXECUTE format('WITH newest AS (SELECT DISTINCT ON (key_hash, key) * FROM %s '
+				   'WHERE large IS NOT NULL AND key IS NOT NULL AND op <> ''t'' ORDER BY key_hash, key, change_id DESC) '
+				   'INSERT INTO elt.large_values (table_id, change_id, key_hash, key, op, schema_version, columns) '
+				   'SELECT $1, n.change_id, n.key_hash, n.key, n.op, n.schema_version, '
+				   '(SELECT jsonb_object_agg(c, n.after->c) FROM unnest(n.large) c WHERE n.after ? c) '
+				   'FROM newest n WHERE n.op <> ''d'' AND n.large <> ''{}'' AND n.change_id > $2 '
+				   'AND EXISTS (SELECT FROM unnest(n.large) c WHERE n.after ? c) '
+				   'AND NOT EXISTS (SELECT FROM %s p WHERE p.large IS NOT NULL AND p.op <> ''t'' AND p.key_hash = n.key_hash '
+				   'AND p.key = n.key AND p.change_id > n.change_id) '
+				   'ON CONFLICT (table_id, change_id) DO NOTHING', leaf, log)
+		USING log_id, truncated_at;
+	GET DIAGNOSTICS kept = ROW_COUNT;
+	RETURN kept;
+END $$;
+COMMENT ON FUNCTION elt.keep_large_values(regclass) IS
+	'internal: before a leaf of raw staging is dropped, keeps its large values that are the newest of their key; returns how many rows';
+/*
+ * Values that are too large to be staged: {"$oversize": bytes} stands for
+ * them in raw staging, and who is to know of it reads it here.
+ */
+
+CREATE TABLE elt.oversize_values (
+	source_id		bigint NOT NULL REFERENCES elt.sources ON DELETE CASCADE,
+	source			text NOT NULL,
+	relation		text NOT NULL,				-- a message: its topic is not known, "elt"
+	change_id		bigint NOT NULL,			-- of the raw row
+	key				jsonb,
+	column_name		text NOT NULL,				-- a message: payload
+	bytes			bigint NOT NULL,			-- of the value, or of its text where only that was measured
+	commit_lsn		pg_lsn NOT NULL,
+	lsn				pg_lsn NOT NULL,
+	staged_at		timestamptz NOT NULL,
+	PRIMARY KEY (source_id, change_id, column_name)
+);
+CREATE INDEX oversize_values_staged ON elt.oversize_values (staged_at);
+COMMENT ON TABLE elt.oversize_values IS 'values that were too large to be staged: one row each, with the size that raw staging shows in their place';
 /* Pipelines: from raw staging into targets. */
 
 CREATE FUNCTION elt.create_pipeline(
@@ -428,6 +505,18 @@ CREATE FUNCTION elt.note_change(change_id bigint) RETURNS boolean
 	LANGUAGE c STABLE STRICT COST 0.0001 AS 'MODULE_PATHNAME', 'elt_note_change';
 COMMENT ON FUNCTION elt.note_change(bigint) IS
 	'internal: remembers which change is at work, so that an error finds its change; always true';
+
+/* What raw staging has of a value, as it was at the source. */
+
+CREATE FUNCTION elt.field(record jsonb, name text) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_field';
+COMMENT ON FUNCTION elt.field(jsonb, text) IS
+	'a column of a staged image as text, like ->>; an error where only its size or its bytes were staged';
+
+CREATE FUNCTION elt.populate(base anyelement, record jsonb) RETURNS anyelement
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_populate';
+COMMENT ON FUNCTION elt.populate(anyelement, jsonb) IS
+	'a row of base''s type from a staged image, like jsonb_populate_record(); reads the strings that stand for what jsonb cannot hold, too';
 /* Quarantined changes: what they are, and how they leave. */
 
 CREATE FUNCTION elt.replay_quarantine(
@@ -801,6 +890,9 @@ INSERT INTO elt.alert_rules
 	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
 	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
 	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
+	('oversize_value', 'warning', NULL, '0', '0', '10 s',
+	 'values of a column that were too large to be staged, in the last 10 minutes',
+	 'See elt.oversize_values: raw staging has their size only. Leave the column out of the publication, or fetch the values from the source.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -1267,6 +1359,13 @@ BEGIN
 			GROUP BY s.name, v.relation;
 	END IF;
 
+	IF 'oversize_value' = ANY (rules) THEN
+		RETURN QUERY SELECT 'oversize_value', jsonb_build_object('source', o.source, 'relation', o.relation, 'column', o.column_name,
+				'value', count(*), 'detail', format('%s values of at most %s', count(*), pg_size_pretty(max(o.bytes))))
+			FROM elt.oversize_values o WHERE o.staged_at > at - interval '10 min'
+			GROUP BY o.source, o.relation, o.column_name;
+	END IF;
+
 	IF 'rule_error' = ANY (rules) THEN
 		RETURN QUERY SELECT 'rule_error', jsonb_build_object('failing_rule', r.rule, 'value', 1)
 			FROM elt.alert_rules r WHERE r.enabled AND r.last_error IS NOT NULL;
@@ -1693,8 +1792,8 @@ GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
 	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 
-/* Every pipeline's owner runs this one. */
-GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
+/* Every pipeline's owner runs these. */
+GRANT EXECUTE ON FUNCTION elt.note_change(bigint), elt.field(jsonb, text), elt.populate(anyelement, jsonb) TO PUBLIC;
 
 /* Quarantined records are data of their pipeline's owner. */
 
@@ -1735,6 +1834,8 @@ SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_records', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_unresolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_resolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');

@@ -52,7 +52,7 @@ SELECT id, key AS differs, was, is_now
 FROM (SELECT t.id, a.key, a.value AS was, b.value AS is_now
 	FROM types AS t JOIN documents USING (id),
 		jsonb_populate_record(t, '{"ia": null, "j": null}') AS original,
-		jsonb_populate_record(NULL::types, after - '{ia,j}'::text[]) AS rebuilt,
+		elt.populate(NULL::types, after - '{ia,j}'::text[]) AS rebuilt,
 		LATERAL (SELECT key, value FROM json_each_text(row_to_json(original))) AS a
 		JOIN LATERAL (SELECT key, value FROM json_each_text(row_to_json(rebuilt))) AS b USING (key)
 	WHERE t.id < 7) AS x

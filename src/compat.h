@@ -100,11 +100,11 @@
 
 /* 17: its lexer may live in memory of the caller */
 #if PG_VERSION_NUM >= 170000
-#define elt_json_lexer(text, length, encoding) \
-	makeJsonLexContextCstringLen(NULL, (text), (length), (encoding), true)
+#define elt_json_lexer(text, length, encoding, escapes) \
+	makeJsonLexContextCstringLen(NULL, (text), (length), (encoding), (escapes))
 #else
-#define elt_json_lexer(text, length, encoding) \
-	makeJsonLexContextCstringLen((text), (length), (encoding), true)
+#define elt_json_lexer(text, length, encoding, escapes) \
+	makeJsonLexContextCstringLen((text), (length), (encoding), (escapes))
 #endif
 
 /* 17: waits of extensions have names of their own in pg_stat_activity */

@@ -9,9 +9,12 @@
  *       elt_raw."<source>$<table_id>$<n>"   a leaf: an append-only heap
  *
  * A leaf holds change_ids from n * width (inclusive) to (n + 1) * width
- * (exclusive), so that retention can drop it whole.  It has no index: one
- * process appends to it, skipping the free space map, so that its physical
- * order is the order of change_id, and a reader's cursor is a block number.
+ * (exclusive), so that retention can drop it whole.  One process appends to
+ * it, skipping the free space map, so that its physical order is the order of
+ * change_id, and a reader's cursor is a block number.  Readers need no index;
+ * the only one, elt_raw."<source>$<table_id>$<n>$l", is on (key_hash,
+ * change_id) WHERE large IS NOT NULL, of which most tables have no row at all
+ * (see capture/large.c).
  * Rows that an aborted transaction left keep the order too, because
  * change_ids are never given out twice.
  */
@@ -34,9 +37,10 @@ typedef enum EltRawColumn		/* attribute numbers */
 	ELT_RAW_KEY,				/* jsonb */
 	ELT_RAW_BEFORE,				/* jsonb */
 	ELT_RAW_AFTER,				/* jsonb */
-	ELT_RAW_UNCHANGED			/* text[] */
+	ELT_RAW_UNCHANGED,			/* text[] */
+	ELT_RAW_LARGE				/* text[] */
 } EltRawColumn;
 
-#define ELT_RAW_NCOLUMNS	ELT_RAW_UNCHANGED
+#define ELT_RAW_NCOLUMNS	ELT_RAW_LARGE
 
 #endif							/* ELT_RAW_H */

@@ -54,21 +54,83 @@ elt_relation_finish(EltRelation *relation)
 			  compare_columns, relation->columns);
 }
 
-static void
-set_oversize(int size, JsonbValue *result)
+/*
+ * Tells values by their size where those of the row are too large to be
+ * staged together.
+ */
+void
+elt_row_limit(EltRow *row)
+{
+	Size		budget = ELT_ROW_BYTES_MAX;
+	int		   *large = palloc((row->ncolumns + 1) * sizeof(int));
+	int			nlarge = 0;
+
+	for (int i = 0, n = 0; i < row->ncolumns; i++)
+	{
+		bool		was_large = n < row->nlarge && row->large[n] == i;
+		Size		needed = 0;
+
+		if (row->fields[i] == ELT_FIELD_TEXT)
+			needed = row->lengths[i];
+		else if (row->fields[i] == ELT_FIELD_BYTES)
+			needed = 2 * (Size) row->lengths[i] + 2;
+
+		if (needed <= budget)
+			budget -= needed;
+		else
+		{
+			row->fields[i] = ELT_FIELD_OVERSIZE;
+			row->noversize++;
+		}
+		n += was_large;
+		if (was_large || row->fields[i] == ELT_FIELD_OVERSIZE)
+			large[nlarge++] = i;
+	}
+	memcpy(row->large, large, nlarge * sizeof(int));
+	row->nlarge = nlarge;
+	pfree(large);
+}
+
+/*
+ * Makes the object that stands for a value which cannot be staged as it is.
+ */
+static JsonbValue *
+set_marker(char *name, JsonbValue *result)
 {
 	JsonbPair  *pair = palloc(sizeof(JsonbPair));
 
 	pair->order = 0;
 	pair->key.type = jbvString;
-	pair->key.val.string.val = "$oversize";
-	pair->key.val.string.len = strlen("$oversize");
-	pair->value.type = jbvNumeric;
-	pair->value.val.numeric = int64_to_numeric(size);
+	pair->key.val.string.val = name;
+	pair->key.val.string.len = strlen(name);
 
 	result->type = jbvObject;
 	result->val.object.nPairs = 1;
 	result->val.object.pairs = pair;
+	return &pair->value;
+}
+
+static void
+set_oversize(int64 size, JsonbValue *result)
+{
+	JsonbValue *value = set_marker("$oversize", result);
+
+	value->type = jbvNumeric;
+	value->val.numeric = int64_to_numeric(size);
+}
+
+/*
+ * Sets a string of the hexadecimal form of bytes, as bytea reads it.
+ */
+static void
+set_hex(const char *bytes, int length, JsonbValue *result)
+{
+	char	   *hex = palloc_extended(2 + 2 * (Size) length, MCXT_ALLOC_HUGE);
+
+	memcpy(hex, "\\x", 2);
+	result->type = jbvString;
+	result->val.string.len = 2 + (int) hex_encode(bytes, length, hex + 2);
+	result->val.string.val = hex;
 }
 
 /*
@@ -118,6 +180,12 @@ make_object(const EltRelation *relation, const EltRow *row, bool key_only)
 			case ELT_FIELD_TEXT:
 				elt_value_to_json(column->type, row->values[c], row->lengths[c], &pair->value);
 				break;
+			case ELT_FIELD_BYTES:
+				set_hex(row->values[c], row->lengths[c], set_marker("$bytes", &pair->value));
+				break;
+			case ELT_FIELD_STAGED:
+				pair->value = row->staged[c];
+				break;
 		}
 		pair->key.type = jbvString;
 		pair->key.val.string.val = column->name;
@@ -139,22 +207,36 @@ elt_row_image(const EltRelation *relation, const EltRow *row, ArrayType **unchan
 {
 	if (unchanged != NULL)
 	{
-		Datum	   *names = NULL;
 		int			n = 0;
 
-		for (int i = 0; i < row->ncolumns; i++)
+		*unchanged = NULL;
+		if (row->nunchanged > 0)
 		{
-			if (row->fields[i] != ELT_FIELD_UNCHANGED)
-				continue;
-			if (names == NULL)
-				names = palloc(sizeof(Datum) * row->ncolumns);
-			names[n++] = CStringGetTextDatum(relation->columns[i].name);
+			int		   *columns = palloc(row->nunchanged * sizeof(int));
+
+			for (int i = 0; i < row->ncolumns; i++)
+			{
+				if (row->fields[i] == ELT_FIELD_UNCHANGED)
+					columns[n++] = i;
+			}
+			*unchanged = elt_column_names(relation, columns, n);
 		}
-		*unchanged = n == 0 ? NULL :
-			construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 	}
 
 	return make_object(relation, row, false);
+}
+
+/*
+ * Makes an array of columns' names.
+ */
+ArrayType *
+elt_column_names(const EltRelation *relation, const int *columns, int n)
+{
+	Datum	   *names = palloc(Max(n, 1) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		names[i] = CStringGetTextDatum(relation->columns[columns[i]].name);
+	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
 /*
@@ -181,7 +263,7 @@ elt_row_key_hash(const EltRelation *relation, const EltRow *row)
 	{
 		if (relation->nkeys > 0 && !relation->columns[i].in_key)
 			continue;
-		if (row->fields[i] == ELT_FIELD_TEXT)
+		if (row->fields[i] == ELT_FIELD_TEXT || row->fields[i] == ELT_FIELD_BYTES)
 			hash = hash_combine(hash, hash_bytes((const unsigned char *) row->values[i],
 												 row->lengths[i]));
 		else
@@ -211,7 +293,7 @@ elt_change_moves_key(const EltChange *change)
 			continue;
 		if (old->fields[i] != new->fields[i])
 			return true;
-		if (old->fields[i] == ELT_FIELD_TEXT &&
+		if ((old->fields[i] == ELT_FIELD_TEXT || old->fields[i] == ELT_FIELD_BYTES) &&
 			(old->lengths[i] != new->lengths[i] ||
 			 memcmp(old->values[i], new->values[i], old->lengths[i]) != 0))
 			return true;
@@ -243,8 +325,18 @@ elt_message_parse(const char *content, int length,
 				  char **topic, Jsonb **key, Jsonb **payload)
 {
 	JsonbValue	value;
-	bool		is_text = pg_verify_mbstr(GetDatabaseEncoding(), content, length, true);
+	bool		is_text;
 
+	if (content == NULL)
+	{
+		set_oversize(length, &value);
+		*topic = pstrdup("elt");
+		*key = NULL;
+		*payload = JsonbValueToJsonb(&value);
+		return;
+	}
+
+	is_text = pg_verify_mbstr(GetDatabaseEncoding(), content, length, true);
 	if (is_text && length <= ELT_JSON_MAX &&
 		elt_json_parse(content, length, &value) && value.type == jbvObject)
 	{
@@ -264,17 +356,14 @@ elt_message_parse(const char *content, int length,
 		}
 	}
 
-	if (!is_text)
+	if (is_text)
 	{
-		char	   *hex = palloc(2 + 2 * (Size) length);
-
-		memcpy(hex, "\\x", 2);
-		length = 2 + (int) hex_encode(content, length, hex + 2);
-		content = hex;
+		value.type = jbvString;
+		value.val.string.val = (char *) content;
+		value.val.string.len = length;
 	}
-	value.type = jbvString;
-	value.val.string.val = (char *) content;
-	value.val.string.len = length;
+	else
+		set_hex(content, length, &value);
 	*topic = pstrdup("elt");
 	*key = NULL;
 	*payload = JsonbValueToJsonb(&value);

@@ -12,7 +12,7 @@
 #include "utils/array.h"
 #include "utils/jsonb.h"
 
-#define ELT_WIRE_VERSION	1
+#define ELT_WIRE_VERSION	2
 
 /* The operations of raw staging's column "op". */
 #define ELT_OP_SNAPSHOT	'r'
@@ -32,6 +32,8 @@ typedef struct EltColumn
 	EltType    *type;			/* parsed from type_code */
 	bool		in_key;			/* of the replica identity index or the
 								 * primary key */
+	int			large_from;		/* copies: a text of that many bytes may have
+								 * been stored out of line; 0: never */
 } EltColumn;
 
 /* The shape of a relation at one moment of the source's history. */
@@ -56,16 +58,31 @@ typedef enum EltField
 	ELT_FIELD_TEXT,				/* the type's text output, in "value" */
 	ELT_FIELD_UNCHANGED,		/* out-of-line value that the update did not
 								 * touch */
-	ELT_FIELD_OVERSIZE			/* too large to be staged; "length" holds its
+	ELT_FIELD_OVERSIZE,			/* too large to be staged; "length" holds its
 								 * size in bytes */
+	ELT_FIELD_BYTES,			/* its text is not valid in the encoding, or
+								 * has no equivalent in the reader's: the
+								 * bytes as they are, in "value" */
+	ELT_FIELD_STAGED			/* was unchanged: in "staged", as it was
+								 * staged before */
 } EltField;
 
+/*
+ * The columns in "large" were stored out of line: an update that leaves them
+ * alone will not carry them.
+ */
 typedef struct EltRow
 {
 	int			ncolumns;
 	EltField   *fields;
 	const char **values;		/* not NUL-terminated */
 	int		   *lengths;
+	int			nunchanged;		/* fields that are unchanged */
+	int			noversize;		/* and oversize */
+	int			nlarge;
+	int		   *large;			/* columns, in order */
+	JsonbValue *staged;			/* by column, no jbvBinary; NULL where there
+								 * is none */
 } EltRow;
 
 typedef struct EltChange
@@ -75,7 +92,8 @@ typedef struct EltChange
 	XLogRecPtr	lsn;
 	EltRow	   *old;			/* NULL where WAL has none */
 	EltRow	   *new;
-	const char *message;		/* op m: content, message_length bytes */
+	const char *message;		/* op m: content, message_length bytes; NULL:
+								 * too large to be staged */
 	int			message_length;
 } EltChange;
 
@@ -129,11 +147,22 @@ extern bool elt_decoder_next(EltDecoder *decoder, EltEvent *event);
 extern void elt_relation_finish(EltRelation *relation);
 
 /*
+ * Makes values oversize until the rest is within ELT_ROW_BYTES_MAX.  "large"
+ * must have room for all columns.
+ */
+extern void elt_row_limit(EltRow *row);
+
+/*
  * The image of a row as a jsonb object; an oversize column is the object
- * {"$oversize": bytes}.  Columns that are absent or unchanged are left out, the names of the unchanged ones come in *unchanged (a text[],
- * NULL where there are none; pass NULL where they are of no interest).
+ * {"$oversize": bytes}, one whose text is not valid {"$bytes": "\\x..."}.
+ * Columns that are absent or unchanged are left out, the names of the
+ * unchanged ones come in *unchanged (a text[], NULL where there are none; pass
+ * NULL where they are of no interest).
  */
 extern Jsonb *elt_row_image(const EltRelation *relation, const EltRow *row, ArrayType **unchanged);
+
+/* The names of columns as a text[]. */
+extern ArrayType *elt_column_names(const EltRelation *relation, const int *columns, int n);
 
 /* The key columns of a row as a jsonb object; NULL where relation has no key. */
 extern Jsonb *elt_row_key(const EltRelation *relation, const EltRow *row);
@@ -151,7 +180,7 @@ extern bool elt_change_moves_key(const EltChange *change);
  * A message's topic, key and payload (see elt.emit).  Anybody who may write
  * can forge one: content that is not the object emit() makes comes back with
  * topic "elt" and the content as a JSON string in *payload, as \x hex where it
- * is not text.
+ * is not text, as {"$oversize": length} where it is NULL.
  */
 extern void elt_message_parse(const char *content, int length,
 							  char **topic, Jsonb **key, Jsonb **payload);

@@ -20,11 +20,13 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #define RAW_SCHEMA	"elt_raw"
 
 static Oid	lookup(const char *name, bool missing_ok);
 static const char *part_name(const char *source_name, const char *suffix);
+static char *large_index_name(const char *leaf);
 
 void
 elt_partition_create_root(const EltSource *source)
@@ -42,7 +44,7 @@ elt_partition_create_root(const EltSource *source)
 					 "change_id bigint NOT NULL, commit_lsn pg_lsn NOT NULL, lsn pg_lsn NOT NULL, "
 					 "xid bigint NOT NULL, commit_ts timestamptz NOT NULL, staged_at timestamptz NOT NULL, "
 					 "seq int NOT NULL, key_hash int NOT NULL, schema_version int NOT NULL, op \"char\" NOT NULL, "
-					 "relation text NOT NULL, key jsonb, before jsonb, after jsonb, unchanged text[]) "
+					 "relation text NOT NULL, key jsonb, before jsonb, after jsonb, unchanged text[], large text[]) "
 					 "PARTITION BY LIST (op);", root);
 	appendStringInfo(&ddl,
 					 "CREATE TABLE " RAW_SCHEMA ".%s PARTITION OF " RAW_SCHEMA ".%s "
@@ -139,15 +141,29 @@ elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id)
 		elt_spi_begin(&spi);
 		elt_spi_execute(psprintf("CREATE TABLE " RAW_SCHEMA ".%s (LIKE " RAW_SCHEMA ".%s) "
 								 "WITH (vacuum_truncate = off, toast.vacuum_truncate = off);"
+								 "CREATE INDEX %s ON " RAW_SCHEMA ".%s (key_hash, change_id) WHERE large IS NOT NULL;"
 								 "ALTER TABLE " RAW_SCHEMA ".%s ATTACH PARTITION " RAW_SCHEMA ".%s "
 								 "FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
 								 quote_identifier(name), quote_identifier(source->name),
+								 quote_identifier(large_index_name(name)), quote_identifier(name),
 								 quote_identifier(parent), quote_identifier(name),
 								 number * source->partition_changes, (number + 1) * source->partition_changes));
 		elt_spi_end(&spi);
 		leaf = lookup(name, false);
 	}
 	return leaf;
+}
+
+Oid
+elt_partition_large_index(Relation leaf)
+{
+	return get_relname_relid(large_index_name(RelationGetRelationName(leaf)), RelationGetNamespace(leaf));
+}
+
+static char *
+large_index_name(const char *leaf)
+{
+	return psprintf("%s$l", leaf);
 }
 
 Oid

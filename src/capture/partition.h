@@ -6,6 +6,7 @@
 #define ELT_PARTITION_H
 
 #include "catalog.h"
+#include "utils/relcache.h"
 
 /* Makes the root of a source and its sequence of change_ids. */
 extern void elt_partition_create_root(const EltSource *source);
@@ -24,6 +25,9 @@ extern Oid	elt_partition_of_messages(const char *source_name);
 
 /* The leaf of a partition that holds a change_id, made where it is missing. */
 extern Oid	elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id);
+
+/* A leaf's index of rows with large values; InvalidOid where there is none. */
+extern Oid	elt_partition_large_index(Relation leaf);
 
 /* The sequence of change_ids, and how many each of its values stands for. */
 extern Oid	elt_partition_sequence(const char *source_name);

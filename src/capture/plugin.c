@@ -20,6 +20,7 @@
 
 #include "access/xact.h"
 #include "capture/change.h"
+#include "capture/encoding.h"
 #include "capture/relation.h"
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
@@ -33,8 +34,6 @@
 #include "utils/rel.h"
 
 #define BATCH_BYTES			(64 * 1024)
-#define MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* of one message; a larger
-												 * one is told by its size */
 #define PROGRESS_CHANGES	100 /* between two looks at the clock */
 
 typedef struct Plugin
@@ -314,7 +313,7 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	{
 		elt_row_buffer_fill(&plugin->new, plugin->relations, entry, new, desc, false);
 		value.new = &plugin->new.row;
-		if (value.old != NULL)
+		if (value.old != NULL && value.new->nunchanged > 0)
 			fill_unchanged(value.new, value.old);
 	}
 	send_change(ctx, txn, entry, &value);
@@ -369,21 +368,16 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	tell_progress(ctx, plugin);
 	caller = MemoryContextSwitchTo(plugin->change_context);
-	if (size > MESSAGE_BYTES_MAX)
-	{
-		content = psprintf("{\"topic\":\"elt\",\"payload\":{\"$oversize\":%zu}}", size);
-		size = strlen(content);
-	}
+	if (size > ELT_MESSAGE_BYTES_MAX)
+		content = NULL;
 	else if (plugin->convert &&
 			 pg_verify_mbstr(GetDatabaseEncoding(), content, size, true))
 	{
-		char	   *converted = pg_server_to_client(content, size);
+		EltEncoding encoding;
 
-		if (converted != content)
-		{
-			content = converted;
-			size = strlen(converted);
-		}
+		/* what has no form over there is told as bytes, see change.c */
+		elt_encoding_set(&encoding, GetDatabaseEncoding(), pg_get_client_encoding());
+		(void) elt_encoding_convert(&encoding, &content, &size);
 	}
 	value.message = content;
 	value.message_length = size;
@@ -412,15 +406,24 @@ tell_progress(LogicalDecodingContext *ctx, Plugin *plugin)
 static void
 fill_unchanged(EltRow *new, const EltRow *old)
 {
-	for (int i = 0; i < new->ncolumns; i++)
+	int			nlarge = 0;
+	int		   *large = palloc((new->nunchanged + new->nlarge) * sizeof(int));
+
+	for (int i = 0, n = 0; i < new->ncolumns; i++)
 	{
-		if (new->fields[i] == ELT_FIELD_UNCHANGED && old->fields[i] != ELT_FIELD_ABSENT)
+		if (n < new->nlarge && new->large[n] == i)
+			large[nlarge++] = new->large[n++];
+		else if (new->fields[i] == ELT_FIELD_UNCHANGED && old->fields[i] != ELT_FIELD_ABSENT)
 		{
 			new->fields[i] = old->fields[i];
 			new->values[i] = old->values[i];
 			new->lengths[i] = old->lengths[i];
+			new->nunchanged--;
+			large[nlarge++] = i;
 		}
 	}
+	memcpy(new->large, large, nlarge * sizeof(int));
+	new->nlarge = nlarge;
 }
 
 /* ---- sending ---- */

@@ -23,6 +23,7 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "capture/encoding.h"
 #include "capture/relation.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
@@ -36,9 +37,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#define ROW_BYTES_MAX		(128 * 1024 * 1024) /* text of one row; what is
-												 * beyond is told by its size */
-#define JSONB_BYTES_MAX		(32 * 1024 * 1024)	/* of one jsonb value */
 
 /* How a column becomes text. */
 typedef enum TextForm
@@ -70,6 +68,8 @@ struct EltRelationCache
 	HTAB	   *relations;
 	const char *publication;	/* NULL: every table */
 	bool		convert;		/* the reader's encoding is another */
+	EltEncoding encoding;		/* set with the first relation, which has a
+								 * transaction */
 	Datum	   *values;			/* scratch, for one tuple */
 	bool	   *isnull;
 };
@@ -187,6 +187,8 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 	Bitmapset  *identity;
 	Oid			key_index;
 
+	if (cache->convert && cache->encoding.from == cache->encoding.to)
+		elt_encoding_set(&cache->encoding, GetDatabaseEncoding(), pg_get_client_encoding());
 	if (entry->context != NULL)
 		MemoryContextReset(entry->context);
 	else
@@ -360,7 +362,7 @@ index_columns(Oid index)
 static char *
 reader_text(EltRelationCache *cache, char *text)
 {
-	return cache->convert ? pg_server_to_client(text, strlen(text)) : text;
+	return cache->convert ? elt_encoding_name(&cache->encoding, text) : text;
 }
 
 /*
@@ -428,6 +430,8 @@ elt_row_buffer_create(EltRowBuffer *buffer)
 	buffer->row.fields = palloc(sizeof(EltField) * MaxTupleAttributeNumber);
 	buffer->row.values = palloc(sizeof(char *) * MaxTupleAttributeNumber);
 	buffer->row.lengths = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	buffer->row.large = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	buffer->row.staged = NULL;
 	buffer->integers = palloc(sizeof(*buffer->integers) * MaxTupleAttributeNumber);
 }
 
@@ -441,18 +445,21 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 {
 	EltRow	   *row = &buffer->row;
 	int			ncolumns = entry->relation->ncolumns;
-	Size		budget = ROW_BYTES_MAX;
+	Size		budget = ELT_ROW_BYTES_MAX;
 
 	heap_deform_tuple(tuple, desc, cache->values, cache->isnull);
 
 	row->ncolumns = ncolumns;
+	row->nunchanged = 0;
+	row->nlarge = row->noversize = 0;
 	for (int i = 0; i < ncolumns; i++)
 	{
 		EltPublishedColumn *column = &entry->columns[i];
-		Size		limit = column->form == TEXT_FORM_JSONB ? Min(budget, JSONB_BYTES_MAX) : budget;
+		Size		limit = column->form == TEXT_FORM_JSONB ? Min(budget, ELT_JSONB_MAX) : budget;
 		Size		size;
+		Size		needed;
 		Datum		value;
-		char	   *text;
+		const char *text;
 
 		if (identity_only && !column->in_identity)
 		{
@@ -473,8 +480,12 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 			if (VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
 			{
 				row->fields[i] = ELT_FIELD_UNCHANGED;
+				row->nunchanged++;
 				continue;
 			}
+			/* put together from its chunks: an update may leave it out */
+			if (VARATT_IS_EXTERNAL_INDIRECT(DatumGetPointer(value)))
+				row->large[row->nlarge++] = i;
 			size = toast_raw_datum_size(value) - VARHDRSZ;
 		}
 		else
@@ -485,6 +496,7 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 		{
 			row->fields[i] = ELT_FIELD_OVERSIZE;
 			row->lengths[i] = (int) size;
+			row->noversize++;
 			continue;
 		}
 
@@ -493,17 +505,17 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 			case TEXT_FORM_INT2:
 				text = buffer->integers[i];
 
-				size = pg_itoa(DatumGetInt16(value), text);
+				size = pg_itoa(DatumGetInt16(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_INT4:
 				text = buffer->integers[i];
 
-				size = pg_ltoa(DatumGetInt32(value), text);
+				size = pg_ltoa(DatumGetInt32(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_INT8:
 				text = buffer->integers[i];
 
-				size = pg_lltoa(DatumGetInt64(value), text);
+				size = pg_lltoa(DatumGetInt64(value), buffer->integers[i]);
 				break;
 			case TEXT_FORM_BOOL:
 				text = DatumGetBool(value) ? "t" : "f";
@@ -526,26 +538,20 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 				break;
 		}
 
-		if (unlikely(cache->convert))
-		{
-			char	   *converted = pg_server_to_client(text, size);
+		row->fields[i] = ELT_FIELD_TEXT;
+		if (unlikely(cache->convert) &&
+			!elt_encoding_convert(&cache->encoding, &text, &size))
+			row->fields[i] = ELT_FIELD_BYTES;
+		needed = row->fields[i] == ELT_FIELD_BYTES ? 2 * size + 2 : size;
 
-			if (converted != text)
-			{
-				text = converted;
-
-				size = strlen(text);
-			}
-		}
-
-		if (unlikely(size > budget))
+		if (unlikely(needed > budget))
 		{
 			row->fields[i] = ELT_FIELD_OVERSIZE;
 			row->lengths[i] = (int) size;
+			row->noversize++;
 			continue;
 		}
-		budget -= size;
-		row->fields[i] = ELT_FIELD_TEXT;
+		budget -= needed;
 		row->values[i] = text;
 
 		row->lengths[i] = (int) size;

@@ -21,11 +21,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "capture/copied.h"
 #include "capture/slot.h"
 #include "capture/snapshot.h"
 #include "catalog/pg_type.h"
 #include "control/worker.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
@@ -40,7 +40,6 @@ static int64 copy_table(EltStream *stream, EltStage *stage, const EltSource *sou
 						const char *relation, XLogRecPtr lsn);
 static EltRelation *describe(EltStream *stream, const EltSource *source, const char *name, bool *partitioned);
 static void append_type_code(EltStream *stream, StringInfo code, Oid type, int depth);
-static void parse_line(char *line, int length, EltRow *row);
 static void mark_copied(const EltSource *source, const char *relation, XLogRecPtr lsn, int64 rows);
 static PGresult *query(EltStream *stream, const char *format,...) pg_attribute_printf(2, 3);
 
@@ -140,29 +139,22 @@ copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const ch
 	MemoryContext row_context = AllocSetContextCreate(caller_context, "elt snapshot row", ALLOCSET_DEFAULT_SIZES);
 	bool		partitioned;
 	EltRelation *relation = describe(stream, source, relation_name, &partitioned);
-	StringInfoData command;
+	EltCopied	copied;
 	EltRow		row;
 	char	   *line;
 	int			length;
 	int64		rows = 0;
 
-	initStringInfo(&command);
-	appendStringInfoString(&command, "COPY (SELECT ");
-	for (int i = 0; i < relation->ncolumns; i++)
-		appendStringInfo(&command, "%s%s", i > 0 ? ", " : "", quote_identifier(relation->columns[i].name));
-	appendStringInfo(&command, " FROM %s%s) TO STDOUT", partitioned ? "" : "ONLY ", relation_name);
-	PQclear(elt_stream_query(stream, command.data, PGRES_COPY_OUT));
-
-	row.ncolumns = relation->ncolumns;
-	row.fields = palloc(Max(1, row.ncolumns) * sizeof(EltField));
-	row.values = palloc(Max(1, row.ncolumns) * sizeof(char *));
-	row.lengths = palloc(Max(1, row.ncolumns) * sizeof(int));
+	elt_copied_prepare(&copied, stream, relation);
+	elt_copied_create_row(&copied, &row);
+	PQclear(elt_stream_query(stream,
+							 elt_copied_command(&copied, partitioned ? relation_name : psprintf("ONLY %s", relation_name), NULL),
+							 PGRES_COPY_OUT));
 	elt_stage_begin(stage, InvalidTransactionId, lsn, GetCurrentTimestamp());
 	MemoryContextSwitchTo(row_context);
 	while ((line = elt_stream_copy_line(stream, &length)) != NULL)
 	{
-		(void) pg_verify_mbstr(GetDatabaseEncoding(), line, length, false);
-		parse_line(line, length, &row);
+		elt_copied_parse(&copied, line, length, &row);
 		elt_stage_copied_row(stage, relation, &row);
 		rows++;
 		MemoryContextReset(row_context);
@@ -175,72 +167,6 @@ copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const ch
 	elt_stage_free_relation(relation->user_data);
 	MemoryContextDelete(row_context);
 	return rows;
-}
-
-/* Splits a line of COPY's text format in place. */
-static void
-parse_line(char *line, int length, EltRow *row)
-{
-	char	   *in = line;
-	char	   *end = line + length;
-
-	if (end > in && end[-1] == '\n')
-		end--;
-	for (int i = 0; i < row->ncolumns; i++)
-	{
-		char	   *out = in;
-
-		if (end - in >= 2 && in[0] == '\\' && in[1] == 'N')
-		{
-			row->fields[i] = ELT_FIELD_NULL;
-			row->values[i] = NULL;
-			row->lengths[i] = 0;
-			in += 2;
-		}
-		else
-		{
-			row->fields[i] = ELT_FIELD_TEXT;
-			row->values[i] = in;
-			while (in < end && *in != '\t')
-			{
-				if (*in != '\\' || in + 1 == end)
-				{
-					*out++ = *in++;
-					continue;
-				}
-				switch (in[1])
-				{
-					case 'b':
-						*out++ = '\b';
-						break;
-					case 'f':
-						*out++ = '\f';
-						break;
-					case 'n':
-						*out++ = '\n';
-						break;
-					case 'r':
-						*out++ = '\r';
-						break;
-					case 't':
-						*out++ = '\t';
-						break;
-					case 'v':
-						*out++ = '\v';
-						break;
-					default:
-						*out++ = in[1];
-				}
-				in += 2;
-			}
-			row->lengths[i] = out - row->values[i];
-		}
-		if (i + 1 < row->ncolumns ? (in == end || *in != '\t') : in != end)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("the source sent a line with another number of columns than %d", row->ncolumns)));
-		in++;
-	}
 }
 
 /* ---- its shape, by SQL ---- */

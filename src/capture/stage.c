@@ -3,9 +3,9 @@
  *	  Changes into raw staging, in bulk.
  *
  * The capture worker is the only writer of a source's log, and it appends:
- * change_ids grow, leaves have no index and no trigger, and inserts skip the
- * free space map, so that the physical order of a leaf is the order of its
- * change_ids (see raw.h).
+ * change_ids grow, leaves have no trigger and no index but the one of large.c,
+ * and inserts skip the free space map, so that the physical order of a leaf is
+ * the order of its change_ids (see raw.h).
  *
  * Rows wait in slots until there are MAX_PENDING_ROWS or MAX_PENDING_BYTES of
  * them; then each leaf gets its own with one table_multi_insert, which costs
@@ -25,6 +25,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "capture/large.h"
 #include "capture/partition.h"
 #include "capture/schema.h"
 #include "capture/stage.h"
@@ -60,6 +61,7 @@ typedef struct StageLog
 	TupleTableSlot **pending;
 	int			npending;
 	int			max_pending;
+	EltLarge	large;
 } StageLog;
 
 /* What the stage keeps with a relation of the decoder. */
@@ -78,6 +80,7 @@ struct EltStage
 	uint64		refresh_count;
 
 	MemoryContext pending_context;	/* values of the pending rows */
+	MemoryContext large_context;	/* see large.h */
 	TupleDesc	tupdesc;
 	TupleTableSlot **slots;
 	int			nused;
@@ -107,7 +110,13 @@ static void read_table_state(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
 					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
-					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged);
+					int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after,
+					ArrayType *unchanged, ArrayType *large);
+static void note_oversize(EltStage *stage, const EltRelation *relation, const EltRow *row,
+						  XLogRecPtr lsn, Jsonb *key);
+static void note_oversize_value(EltStage *stage, const char *relation, const char *column, int bytes,
+								XLogRecPtr lsn, Jsonb *key);
+static int64 peek_change_id(EltStage *stage);
 static int64 next_change_id(EltStage *stage);
 static void write_pending(EltStage *stage);
 static void write_log(EltStage *stage, StageLog *log);
@@ -122,6 +131,7 @@ elt_stage_create(const EltSource *source)
 	stage->source.name = MemoryContextStrdup(TopMemoryContext, source->name);
 	stage->logs_context = AllocSetContextCreate(TopMemoryContext, "elt stage logs", ALLOCSET_DEFAULT_SIZES);
 	stage->pending_context = AllocSetContextCreate(TopMemoryContext, "elt stage pending", ALLOCSET_DEFAULT_SIZES);
+	stage->large_context = AllocSetContextCreate(TopMemoryContext, "elt stage large values", ALLOCSET_DEFAULT_SIZES);
 	stage->slots = MemoryContextAllocZero(TopMemoryContext, MAX_PENDING_ROWS * sizeof(TupleTableSlot *));
 	elt_stage_refresh(stage);
 	return stage;
@@ -178,10 +188,20 @@ elt_stage_change(EltStage *stage, EltChange *change)
 
 	old = MemoryContextSwitchTo(stage->pending_context);
 	if (change->op == ELT_OP_TRUNCATE)
-		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL);
+		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL,
+				elt_large_flag(&log->large, ELT_OP_TRUNCATE, relation, NULL));
 	else
 	{
 		bool		moves = elt_change_moves_key(change);
+
+		/* a row that moves takes along what the old key has */
+		if (unlikely(change->new != NULL && change->new->nunchanged > 0))
+		{
+			EltRow	   *before = moves ? change->old : change->new;
+
+			elt_large_fill(&log->large, &stage->source, relation, version, change->new,
+						   elt_row_key_hash(relation, before), elt_row_key(relation, before));
+		}
 
 		if (change->op == ELT_OP_DELETE || moves)
 			add_image(stage, log, version, ELT_OP_DELETE, change, change->old, NULL);
@@ -201,11 +221,14 @@ add_image(EltStage *stage, StageLog *log, int version, char op, EltChange *chang
 	ArrayType  *unchanged = NULL;
 	Jsonb	   *before = old ? elt_row_image(change->relation, old, NULL) : NULL;
 	Jsonb	   *after = new ? elt_row_image(change->relation, new, &unchanged) : NULL;
+	Jsonb	   *key = row ? elt_row_key(change->relation, row) : NULL;
 
+	if (unlikely(new && new->noversize > 0))
+		note_oversize(stage, change->relation, new, change->lsn, key);
 	add_row(stage, log, version, op, change->lsn,
 			row ? elt_row_key_hash(change->relation, row) : 0,
-			row ? elt_row_key(change->relation, row) : NULL,
-			before, after, unchanged);
+			key, before, after, unchanged,
+			elt_large_flag(&log->large, op, change->relation, new));
 }
 
 void
@@ -214,10 +237,14 @@ elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 	int			version;
 	StageLog   *log = log_of_relation(stage, relation, &version);
 	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
+	Jsonb	   *key = elt_row_key(relation, row);
 
+	if (unlikely(row->noversize > 0))
+		note_oversize(stage, relation, row, stage->commit_lsn, key);
 	add_row(stage, log, version, ELT_OP_SNAPSHOT, stage->commit_lsn,
-			elt_row_key_hash(relation, row), elt_row_key(relation, row),
-			NULL, elt_row_image(relation, row, NULL), NULL);
+			elt_row_key_hash(relation, row), key,
+			NULL, elt_row_image(relation, row, NULL), NULL,
+			elt_large_flag(&log->large, ELT_OP_SNAPSHOT, relation, row));
 	MemoryContextSwitchTo(old);
 }
 
@@ -232,13 +259,15 @@ stage_message(EltStage *stage, EltChange *change)
 	uint32		hash;
 
 	elt_message_parse(change->message, change->message_length, &topic, &key, &payload);
+	if (unlikely(change->message == NULL))
+		note_oversize_value(stage, topic, "payload", change->message_length, change->lsn, NULL);
 	hash = hash_bytes((unsigned char *) topic, strlen(topic));
 	if (key != NULL)
 		hash = hash_combine(hash, hash_bytes((unsigned char *) key, VARSIZE(key)));
 	else if (payload != NULL)
 		hash = hash_combine(hash, hash_bytes((unsigned char *) payload, VARSIZE(payload)));
 	log->relation_text = CStringGetTextDatum(topic);
-	add_row(stage, log, 0, ELT_OP_MESSAGE, change->lsn, (int32) hash, key, NULL, payload, NULL);
+	add_row(stage, log, 0, ELT_OP_MESSAGE, change->lsn, (int32) hash, key, NULL, payload, NULL, NULL);
 	MemoryContextSwitchTo(old);
 }
 
@@ -311,6 +340,7 @@ find_log(EltStage *stage, const char *name)
 		read_table_state(stage, log);
 		log->partition = elt_partition_of_relation(&stage->source, name);
 	}
+	elt_large_init(&log->large, log->partition, stage->large_context);
 	entry = hash_search(stage->logs, name, HASH_ENTER, &found);
 	entry->log = log;
 	return log;
@@ -343,7 +373,7 @@ read_table_state(EltStage *stage, StageLog *log)
 
 static void
 add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
-		int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged)
+		int32 key_hash, Jsonb *key, Jsonb *before, Jsonb *after, ArrayType *unchanged, ArrayType *large)
 {
 	int64		change_id = next_change_id(stage);
 	TupleTableSlot *slot;
@@ -417,7 +447,11 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 	isnull[ELT_RAW_AFTER] = after == NULL;
 	values[ELT_RAW_UNCHANGED] = PointerGetDatum(unchanged);
 	isnull[ELT_RAW_UNCHANGED] = unchanged == NULL;
+	values[ELT_RAW_LARGE] = PointerGetDatum(large);
+	isnull[ELT_RAW_LARGE] = large == NULL;
 	ExecStoreVirtualTuple(slot);
+	if (unlikely(large != NULL))
+		elt_large_wait(&log->large, slot, stage->pending_context);
 
 	stage->staged++;
 	stage->pending_bytes += 128 + (key ? VARSIZE(key) : 0) + (before ? VARSIZE(before) : 0) +
@@ -426,8 +460,9 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 		write_pending(stage);
 }
 
+/* The change_id that the next row gets. */
 static int64
-next_change_id(EltStage *stage)
+peek_change_id(EltStage *stage)
 {
 	if (stage->next_id >= stage->last_id)
 	{
@@ -436,7 +471,46 @@ next_change_id(EltStage *stage)
 		stage->next_id = nextval_internal(stage->sequence, false);
 		stage->last_id = stage->next_id + ELT_CHANGE_ID_BLOCK;
 	}
-	return stage->next_id++;
+	return stage->next_id;
+}
+
+static int64
+next_change_id(EltStage *stage)
+{
+	int64		change_id = peek_change_id(stage);
+
+	stage->next_id++;
+	return change_id;
+}
+
+/* ---- values that are too large ---- */
+
+/* Writes down what the next row does not have. */
+static void
+note_oversize(EltStage *stage, const EltRelation *relation, const EltRow *row, XLogRecPtr lsn, Jsonb *key)
+{
+	for (int i = 0; i < row->ncolumns; i++)
+	{
+		if (row->fields[i] == ELT_FIELD_OVERSIZE)
+			note_oversize_value(stage, relation->name, relation->columns[i].name, row->lengths[i], lsn, key);
+	}
+}
+
+static void
+note_oversize_value(EltStage *stage, const char *relation, const char *column, int bytes, XLogRecPtr lsn, Jsonb *key)
+{
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, INT8OID, JSONBOID, TEXTOID, INT8OID, LSNOID, LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {Int64GetDatum(stage->source.source_id), CStringGetTextDatum(stage->source.name),
+		CStringGetTextDatum(relation), Int64GetDatum(peek_change_id(stage)), JsonbPGetDatum(key),
+		CStringGetTextDatum(column), Int64GetDatum(bytes), LSNGetDatum(stage->commit_lsn), LSNGetDatum(lsn),
+	TimestampTzGetDatum(stage->staged_at)};
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("INSERT INTO elt.oversize_values (source_id, source, relation, change_id, key, column_name, bytes, "
+				"commit_lsn, lsn, staged_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+				lengthof(types), types, values, key ? NULL : "    n     ");
+	elt_spi_end(&spi);
 }
 
 static void
@@ -465,6 +539,7 @@ write_log(EltStage *stage, StageLog *log)
 
 	table_multi_insert(log->open_leaf, log->pending, log->npending,
 					   GetCurrentCommandId(true), TABLE_INSERT_SKIP_FSM, NULL);
+	elt_large_written(&log->large, log->open_leaf, log->pending, log->npending);
 	log->npending = 0;
 	MemoryContextSwitchTo(old);
 }

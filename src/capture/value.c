@@ -40,6 +40,8 @@ typedef struct JsonBuild
 	bool		faithful;
 } JsonBuild;
 
+static bool read_json(const char *input, int length, int max, JsonbValue *result);
+static bool json_is_tame(const char *input, int length);
 static bool read_integer(const char *input, int length, JsonbValue *result);
 static bool read_number(const char *input, int length, JsonbValue *result);
 static void read_timestamp(const char *input, int length, JsonbValue *result);
@@ -70,7 +72,7 @@ set_string(const char *input, int length, JsonbValue *result)
 /*
  * Gives the JSON value of a text output; see value.h.
  */
-void
+bool
 elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue *result)
 {
 	const char *cursor = input;
@@ -79,13 +81,13 @@ elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue
 	{
 		case 'i':
 			if (read_integer(input, length, result))
-				return;
+				return true;
 			break;
 
 		case 'n':
 		case 'f':
 			if (read_number(input, length, result))
-				return;
+				return true;
 			break;
 
 		case 'b':
@@ -93,44 +95,49 @@ elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue
 			{
 				result->type = jbvBool;
 				result->val.boolean = (*input == 't');
-				return;
+				return true;
 			}
 			break;
 
 		case 't':
 			read_timestamp(input, length, result);
-			return;
+			return true;
 
 		case 'j':
-			if (length <= ELT_JSON_MAX && elt_json_parse(input, length, result))
-				return;
-			break;
+			if (read_json(input, length, ELT_JSON_MAX, result))
+				return true;
+			set_string(input, length, result);
+			return false;
 
 		case 'J':
-			if (elt_json_parse(input, length, result))
-				return;
-			break;
+			if (read_json(input, length, ELT_JSONB_MAX, result))
+				return true;
+			set_string(input, length, result);
+			return false;
 
 		case 'a':
 			check_stack_depth();
 			if (length <= ELT_JSON_MAX &&
 				read_array(type, &cursor, input + length, 0, result) &&
 				cursor == input + length)
-				return;
-			break;
+				return true;
+			set_string(input, length, result);
+			return false;
 
 		case 'c':
 			check_stack_depth();
 			if (length <= ELT_JSON_MAX &&
 				read_composite(type, input, length, result))
-				return;
-			break;
+				return true;
+			set_string(input, length, result);
+			return false;
 
 		default:
 			break;
 	}
 
 	set_string(input, length, result);
+	return true;
 }
 
 /*
@@ -259,7 +266,9 @@ read_timestamp(const char *input, int length, JsonbValue *result)
 
 /*
  * Reads an array literal, or at depth > 0 one of its sub-arrays, into a JSON
- * array.  False where it does not parse, or has bounds of its own.
+ * array.  False where it does not parse, has bounds of its own, or elements
+ * that JSON does not hold; a first element that is an array itself (of a
+ * domain, or of json) would look like one more dimension.
  */
 static bool
 read_array(const EltType *type, const char **cursor, const char *end,
@@ -300,6 +309,7 @@ read_array(const EltType *type, const char **cursor, const char *end,
 			else if (*p == '"')
 			{
 				const char *start = ++p;
+				int			length = 0;
 				bool		escaped = false;
 
 				while (p < end && *p != '"')
@@ -316,7 +326,6 @@ read_array(const EltType *type, const char **cursor, const char *end,
 				if (escaped)
 				{
 					char	   *copy = palloc(p - start);
-					int			length = 0;
 
 					for (; start < p; start++)
 					{
@@ -324,10 +333,13 @@ read_array(const EltType *type, const char **cursor, const char *end,
 							start++;
 						copy[length++] = *start;
 					}
-					elt_value_to_json(type->element, copy, length, element);
+					start = copy;
 				}
 				else
-					elt_value_to_json(type->element, start, p - start, element);
+					length = p - start;
+				if (!elt_value_to_json(type->element, start, length, element) ||
+					(n == 1 && element->type == jbvArray))
+					return false;
 				p++;
 			}
 			else
@@ -344,8 +356,9 @@ read_array(const EltType *type, const char **cursor, const char *end,
 					return false;
 				if (p - start == 4 && memcmp(start, "NULL", 4) == 0)
 					element->type = jbvNull;
-				else
-					elt_value_to_json(type->element, start, p - start, element);
+				else if (!elt_value_to_json(type->element, start, p - start, element) ||
+						 (n == 1 && element->type == jbvArray))
+					return false;
 			}
 
 			if (p >= end)
@@ -369,8 +382,8 @@ read_array(const EltType *type, const char **cursor, const char *end,
 }
 
 /*
- * Reads a row literal into a JSON object.  False where it does not parse, or
- * has another number of fields than the type.
+ * Reads a row literal into a JSON object.  False where it does not parse, has
+ * another number of fields than the type, or fields that JSON does not hold.
  */
 static bool
 read_composite(const EltType *type, const char *input, int length, JsonbValue *result)
@@ -401,7 +414,8 @@ read_composite(const EltType *type, const char *input, int length, JsonbValue *r
 					return false;
 				p++;
 			}
-			elt_value_to_json(type->fields[i], start, p - start, &pair->value);
+			if (!elt_value_to_json(type->fields[i], start, p - start, &pair->value))
+				return false;
 		}
 		else
 		{
@@ -425,7 +439,8 @@ read_composite(const EltType *type, const char *input, int length, JsonbValue *r
 				}
 				copy[n++] = *p;
 			}
-			elt_value_to_json(type->fields[i], copy, n, &pair->value);
+			if (!elt_value_to_json(type->fields[i], copy, n, &pair->value))
+				return false;
 		}
 
 		if (i < type->nfields - 1)
@@ -444,6 +459,45 @@ read_composite(const EltType *type, const char *input, int length, JsonbValue *r
 }
 
 /* ---- JSON text ---- */
+
+/*
+ * Reads a json or jsonb value.  False where it is to stay its text: because
+ * jsonb cannot hold it unchanged; because it is null, which is not the same as
+ * no value; or because it is a string that would be taken for such a text.
+ */
+static bool
+read_json(const char *input, int length, int max, JsonbValue *result)
+{
+	return length <= max && elt_json_parse(input, length, result) &&
+		result->type != jbvNull &&
+		(result->type != jbvString ||
+		 !elt_json_is_text(result->val.string.val, result->val.string.len));
+}
+
+/*
+ * Tells a json value's text from a string; see value.h.  All that read_json
+ * refuses is text here, and what it lets through as a string is not.
+ */
+bool
+elt_json_is_text(const char *string, int length)
+{
+	const char *start = string;
+	const char *end = string + length;
+	JsonLexContext *lex;
+	JsonbValue	value;
+
+	while (start < end && strchr(" \t\n\r", *start) != NULL)
+		start++;
+	if (start == end || strchr("{[\"-0123456789tfn", *start) == NULL)
+		return false;
+	if (length > ELT_JSON_MAX || !json_is_tame(string, length))
+		return true;
+
+	lex = elt_json_lexer((char *) string, length, GetDatabaseEncoding(), false);
+	if (pg_parse_json(lex, &nullSemAction) != JSON_SUCCESS)
+		return false;
+	return !read_json(string, length, ELT_JSON_MAX, &value);
+}
 
 static void
 push(JsonBuild *build, JsonbValue *value)
@@ -599,7 +653,7 @@ elt_json_parse(const char *input, int length, JsonbValue *result)
 	if (!json_is_tame(input, length))
 		return false;
 
-	lex = elt_json_lexer((char *) input, length, GetDatabaseEncoding());
+	lex = elt_json_lexer((char *) input, length, GetDatabaseEncoding(), true);
 	if (pg_parse_json(lex, &actions) != JSON_SUCCESS ||
 		!build.faithful || build.fields != build.kept)
 		return false;

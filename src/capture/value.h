@@ -25,6 +25,16 @@
  */
 #define ELT_JSON_MAX	(16 * 1024 * 1024)
 
+/*
+ * What the texts of a row may need together; a value beyond is told by its
+ * size.  Half of what jsonb can hold: escapes of json double it at most.
+ */
+#define ELT_ROW_BYTES_MAX	(128 * 1024 * 1024)
+#define ELT_MESSAGE_BYTES_MAX	(64 * 1024 * 1024)	/* and of a message */
+
+/* Longer jsonb stays text too. */
+#define ELT_JSONB_MAX	(32 * 1024 * 1024)
+
 typedef struct EltType
 {
 	char		code;			/* as above */
@@ -54,10 +64,12 @@ extern EltType *elt_type_parse(const char *code);
 /*
  * The JSON value of a text output.  Strings point into "input".  The result
  * holds no jbvBinary: it can stand in a jbvObject given to JsonbValueToJsonb.
- * What cannot be JSON of its kind unchanged (NaN, negative zero, json with \u0000 or
- * duplicate keys, arrays with other bounds than 1, ...) becomes a string.
+ * What cannot be JSON of its kind unchanged (NaN, negative zero, json with
+ * \u0000 or duplicate keys, json's null, arrays with other bounds than 1, ...)
+ * becomes a string of its text.  False where that is a value with parts, which
+ * cannot be told from a string within a larger value.
  */
-extern void elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue *result);
+extern bool elt_value_to_json(const EltType *type, const char *input, int length, JsonbValue *result);
 
 /*
  * Parses any JSON text into a tree without jbvBinary.  False, without an
@@ -65,6 +77,12 @@ extern void elt_value_to_json(const EltType *type, const char *input, int length
  * keys, numbers out of numeric's range, negative zero, too deep.
  */
 extern bool elt_json_parse(const char *input, int length, JsonbValue *result);
+
+/*
+ * Whether a string that stands for a json or jsonb value is its text; else it
+ * is a JSON string as it is.
+ */
+extern bool elt_json_is_text(const char *string, int length);
 
 /* The order in which jsonb stores the keys of an object: by length, then bytes. */
 extern int	elt_json_key_compare(const char *a, int a_length, const char *b, int b_length);

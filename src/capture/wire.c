@@ -10,16 +10,20 @@
  *	R  length, id, name, columns			what a relation looks like from here on
  *	c, u, d, t  id, lsn, which rows, rows	a change
  *	m  lsn, length, content					a message
+ *	M  lsn, length							one that is too large to be staged
  *	C  end_lsn								the transaction committed
  *
  * Counts, ids and lengths are variable-length integers (7 bits a byte, lowest
  * first), LSNs and times 8 bytes in network order.  A row is one integer per
  * column: what kind of field it is or, from FIELD_TEXT up, the length of the
- * text that follows.  So an integer column costs one byte and its digits.
+ * text that follows.  So an integer column costs one byte and its digits, and
+ * what is rare (a value that was stored out of line, bytes that are no text)
+ * costs nothing where it does not occur.
  *
  * The reader trusts nothing.  Every length is held against what is left of the
- * message before it is used, text must be valid in the database's encoding
- * (a message's content is bytes until elt_message_parse has looked at it),
+ * message before it is used, names must be valid in the database's encoding
+ * and values that are not are bytes (as is a message's content until
+ * elt_message_parse has looked at it),
  * events must come in an order that makes sense, and no memory is asked for by
  * a number that the message has not paid for in bytes.
  */
@@ -37,13 +41,17 @@
 #define EVENT_BEGIN		'B'
 #define EVENT_RELATION	'R'
 #define EVENT_COMMIT	'C'
+#define EVENT_OVERSIZE	'M'
 
 /* a field as it travels */
 #define FIELD_NULL		0
 #define FIELD_ABSENT	1
 #define FIELD_UNCHANGED	2
-#define FIELD_OVERSIZE	3		/* its size follows */
-#define FIELD_TEXT		4		/* and up: 4 + length */
+#define FIELD_OVERSIZE	3		/* its size follows; was out of line */
+#define FIELD_LARGE		4		/* text that was out of line; its length
+								 * follows */
+#define FIELD_BYTES		5		/* no valid text; its length follows */
+#define FIELD_TEXT		6		/* and up: 6 + length */
 
 #define ROW_OLD			0x01
 #define ROW_NEW			0x02
@@ -75,6 +83,7 @@ struct EltDecoder
 
 static void read_relation(EltDecoder *decoder);
 static void read_change(EltDecoder *decoder, char op, EltChange *change);
+static inline void set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length);
 static void read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row);
 static void broken(EltDecoder *decoder, const char *what) pg_attribute_noreturn();
 
@@ -197,7 +206,7 @@ row_size(const EltRow *row)
 
 	for (int i = 0; i < row->ncolumns; i++)
 	{
-		if (row->fields[i] == ELT_FIELD_TEXT)
+		if (row->fields[i] == ELT_FIELD_TEXT || row->fields[i] == ELT_FIELD_BYTES)
 			size += row->lengths[i];
 	}
 	return size;
@@ -206,12 +215,23 @@ row_size(const EltRow *row)
 static char *
 put_row(char *p, const EltRow *row)
 {
+	int			nlarge = 0;
+
 	for (int i = 0; i < row->ncolumns; i++)
 	{
+		bool		large = nlarge < row->nlarge && row->large[nlarge] == i;
+
+		nlarge += large;
 		switch (row->fields[i])
 		{
 			case ELT_FIELD_TEXT:
-				p = put_varint(p, FIELD_TEXT + (uint32) row->lengths[i]);
+				if (large)
+				{
+					*p++ = FIELD_LARGE;
+					p = put_varint(p, row->lengths[i]);
+				}
+				else
+					p = put_varint(p, FIELD_TEXT + (uint32) row->lengths[i]);
 				memcpy(p, row->values[i], row->lengths[i]);
 				p += row->lengths[i];
 				break;
@@ -228,6 +248,15 @@ put_row(char *p, const EltRow *row)
 				*p++ = FIELD_OVERSIZE;
 				p = put_varint(p, row->lengths[i]);
 				break;
+			case ELT_FIELD_BYTES:
+				*p++ = FIELD_BYTES;
+				p = put_varint(p, row->lengths[i]);
+				memcpy(p, row->values[i], row->lengths[i]);
+				p += row->lengths[i];
+				break;
+			case ELT_FIELD_STAGED:
+				Assert(false);	/* the receiver's own */
+				break;
 		}
 	}
 	return p;
@@ -242,7 +271,7 @@ elt_wire_change(StringInfo out, const EltChange *change)
 	Size		size = 2 + 2 * VARINT_MAX + 8;
 	char	   *p;
 
-	if (change->op == ELT_OP_MESSAGE)
+	if (change->op == ELT_OP_MESSAGE && change->message != NULL)
 		size += change->message_length;
 	if (change->old != NULL)
 		size += row_size(change->old);
@@ -250,13 +279,16 @@ elt_wire_change(StringInfo out, const EltChange *change)
 		size += row_size(change->new);
 
 	p = start_put(out, size);
-	*p++ = change->op;
+	*p++ = change->op == ELT_OP_MESSAGE && change->message == NULL ? EVENT_OVERSIZE : change->op;
 	if (change->op == ELT_OP_MESSAGE)
 	{
 		p = put_int64(p, change->lsn);
 		p = put_varint(p, change->message_length);
-		memcpy(p, change->message, change->message_length);
-		p += change->message_length;
+		if (change->message != NULL)
+		{
+			memcpy(p, change->message, change->message_length);
+			p += change->message_length;
+		}
 	}
 	else
 	{
@@ -350,31 +382,23 @@ get_byte(EltDecoder *decoder)
 }
 
 /*
- * Gives the next length bytes, which must be text.
+ * Gives the next name, which must be valid text.
  */
-static inline const char *
-get_text(EltDecoder *decoder, uint32 length)
-{
-	const char *text = decoder->cursor;
-
-	if (length > (uint64) (decoder->end - text))
-		broken(decoder, "it ends inside a value");
-	if (!pg_verify_mbstr(GetDatabaseEncoding(), text, length, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("invalid byte sequence for encoding \"%s\" in the change stream",
-						GetDatabaseEncodingName()),
-				 errhint("The source's database must hold text that is valid in its own encoding, and not be SQL_ASCII.")));
-	decoder->cursor += length;
-	return text;
-}
-
 static char *
 get_string(EltDecoder *decoder)
 {
 	uint32		length = get_varint(decoder);
-	const char *text = get_text(decoder, length);
+	const char *text = decoder->cursor;
 
+	if (length > (uint64) (decoder->end - text))
+		broken(decoder, "it ends inside a name");
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), text, length, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("a name in the change stream is not valid in encoding \"%s\"",
+						GetDatabaseEncodingName()),
+				 errhint("Give the source's tables, columns and types names that this encoding has.")));
+	decoder->cursor += length;
 	return pnstrdup(text, length);
 }
 
@@ -384,6 +408,8 @@ create_row(EltRow *row)
 	row->fields = palloc(sizeof(EltField) * MaxTupleAttributeNumber);
 	row->values = palloc(sizeof(char *) * MaxTupleAttributeNumber);
 	row->lengths = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	row->large = palloc(sizeof(int) * MaxTupleAttributeNumber);
+	row->staged = NULL;
 }
 
 /*
@@ -572,16 +598,20 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 	uint8		rows;
 
 	change->op = op;
-	if (op == ELT_OP_MESSAGE)
+	if (op == ELT_OP_MESSAGE || op == EVENT_OVERSIZE)
 	{
 		uint32		length;
 
+		change->op = ELT_OP_MESSAGE;
 		change->lsn = get_int64(decoder);
 		length = get_varint(decoder);
+		change->message_length = (int) Min(length, (uint32) PG_INT32_MAX);
+		if (op == EVENT_OVERSIZE)
+			return;
 		if (length > (uint64) (decoder->end - decoder->cursor))
 			broken(decoder, "it ends inside a message");
-		change->message = decoder->cursor;
-		change->message_length = length;
+		if (length <= ELT_MESSAGE_BYTES_MAX)
+			change->message = decoder->cursor;
 		decoder->cursor += length;
 		return;
 	}
@@ -613,12 +643,36 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 }
 
 /*
+ * Sets a field to the next length bytes.  What is not valid text is told as
+ * bytes: a source may be SQL_ASCII, and is not trusted.
+ */
+static inline void
+set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length)
+{
+	const char *text = decoder->cursor;
+
+	if (length > (uint64) (decoder->end - text))
+		broken(decoder, "it ends inside a value");
+	row->fields[column] = likely(pg_verify_mbstr(GetDatabaseEncoding(), text, length, true)) ?
+		ELT_FIELD_TEXT : ELT_FIELD_BYTES;
+	row->lengths[column] = (int) length;
+	row->values[column] = text;
+
+	decoder->cursor += length;
+}
+
+/*
  * Reads a row of the relation; its values stay in the message.
  */
 static void
 read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 {
+	const char *start = decoder->cursor;
+
 	row->ncolumns = relation->ncolumns;
+	row->nunchanged = 0;
+	row->noversize = 0;
+	row->nlarge = 0;
 	for (int i = 0; i < row->ncolumns; i++)
 	{
 		uint32		field = get_varint(decoder);
@@ -635,17 +689,31 @@ read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row)
 				break;
 			case FIELD_UNCHANGED:
 				row->fields[i] = ELT_FIELD_UNCHANGED;
+				row->nunchanged++;
 				break;
 			case FIELD_OVERSIZE:
 				row->fields[i] = ELT_FIELD_OVERSIZE;
+				row->noversize++;
+				row->large[row->nlarge++] = i;
 				field = get_varint(decoder);
 				row->lengths[i] = (int) Min(field, (uint32) PG_INT32_MAX);
 				break;
+			case FIELD_LARGE:
+				row->large[row->nlarge++] = i;
+				field = get_varint(decoder);
+				set_text(decoder, row, i, field);
+				break;
+			case FIELD_BYTES:
+				row->large[row->nlarge++] = i;
+				field = get_varint(decoder);
+				set_text(decoder, row, i, field);
+				row->fields[i] = ELT_FIELD_BYTES;
+				break;
 			default:
-				row->fields[i] = ELT_FIELD_TEXT;
-				row->lengths[i] = (int) (field - FIELD_TEXT);
-				row->values[i] = get_text(decoder, field - FIELD_TEXT);
+				set_text(decoder, row, i, field - FIELD_TEXT);
 				break;
 		}
 	}
+	if (unlikely(decoder->cursor - start > ELT_ROW_BYTES_MAX / 2))
+		elt_row_limit(row);
 }

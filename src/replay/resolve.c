@@ -360,7 +360,7 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 						   "CASE WHEN q.op <> 'd' THEN coalesce(q.patched_record, q.record) END, "
 						   "CASE WHEN q.patched_record IS NULL THEN q.unchanged ELSE "
 						   "(SELECT array_agg(u.name) FROM unnest(q.unchanged) AS u (name) WHERE NOT q.patched_record ? u.name) END, "
-						   "q.quarantine_id FROM elt.quarantine_records q WHERE q.quarantine_id = a.id OFFSET 0) AS q", 1, types, values, NULL);
+						   "NULL::text[], q.quarantine_id FROM elt.quarantine_records q WHERE q.quarantine_id = a.id OFFSET 0) AS q", 1, types, values, NULL);
 	MemoryContextSwitchTo(spi.caller_context);
 	rows = palloc(Max(*n, 1) * sizeof(EltLogRow *));
 	for (int i = 0; i < *n; i++)

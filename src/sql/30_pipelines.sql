@@ -64,3 +64,15 @@ CREATE FUNCTION elt.note_change(change_id bigint) RETURNS boolean
 	LANGUAGE c STABLE STRICT COST 0.0001 AS 'MODULE_PATHNAME', 'elt_note_change';
 COMMENT ON FUNCTION elt.note_change(bigint) IS
 	'internal: remembers which change is at work, so that an error finds its change; always true';
+
+/* What raw staging has of a value, as it was at the source. */
+
+CREATE FUNCTION elt.field(record jsonb, name text) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_field';
+COMMENT ON FUNCTION elt.field(jsonb, text) IS
+	'a column of a staged image as text, like ->>; an error where only its size or its bytes were staged';
+
+CREATE FUNCTION elt.populate(base anyelement, record jsonb) RETURNS anyelement
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_populate';
+COMMENT ON FUNCTION elt.populate(anyelement, jsonb) IS
+	'a row of base''s type from a staged image, like jsonb_populate_record(); reads the strings that stand for what jsonb cannot hold, too';

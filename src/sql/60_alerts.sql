@@ -69,6 +69,9 @@ INSERT INTO elt.alert_rules
 	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
 	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
 	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
+	('oversize_value', 'warning', NULL, '0', '0', '10 s',
+	 'values of a column that were too large to be staged, in the last 10 minutes',
+	 'See elt.oversize_values: raw staging has their size only. Leave the column out of the publication, or fetch the values from the source.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -533,6 +536,13 @@ BEGIN
 			WHERE v.version > 1 AND v.created_at > at - interval '10 min'
 				AND EXISTS (SELECT FROM elt.pipelines p WHERE p.source_id = v.source_id AND p.relation = v.relation)
 			GROUP BY s.name, v.relation;
+	END IF;
+
+	IF 'oversize_value' = ANY (rules) THEN
+		RETURN QUERY SELECT 'oversize_value', jsonb_build_object('source', o.source, 'relation', o.relation, 'column', o.column_name,
+				'value', count(*), 'detail', format('%s values of at most %s', count(*), pg_size_pretty(max(o.bytes))))
+			FROM elt.oversize_values o WHERE o.staged_at > at - interval '10 min'
+			GROUP BY o.source, o.relation, o.column_name;
 	END IF;
 
 	IF 'rule_error' = ANY (rules) THEN

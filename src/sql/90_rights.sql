@@ -20,8 +20,8 @@ GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
 	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 
-/* Every pipeline's owner runs this one. */
-GRANT EXECUTE ON FUNCTION elt.note_change(bigint) TO PUBLIC;
+/* Every pipeline's owner runs these. */
+GRANT EXECUTE ON FUNCTION elt.note_change(bigint), elt.field(jsonb, text), elt.populate(anyelement, jsonb) TO PUBLIC;
 
 /* Quarantined records are data of their pipeline's owner. */
 
@@ -62,6 +62,8 @@ SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_records', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_unresolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_resolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');

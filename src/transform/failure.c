@@ -174,7 +174,7 @@ put(EltFailures *failures, TupleDesc desc, const EltLogRow *row, const ErrorFact
 	n++;
 	ExecStoreMinimalTuple(row->tuple, slot, false);
 	slot_getallattrs(slot);
-	for (int column = 0; column < ELT_RAW_NCOLUMNS; column++)
+	for (int column = 0; column < ELT_RAW_LARGE - 1; column++)
 	{
 		if (column == ELT_RAW_AFTER - 1)
 			continue;

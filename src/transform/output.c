@@ -257,7 +257,7 @@ elt_output_select(const EltPipeline *pipeline, List *columns, bool keys_only)
 		if (column->expression != NULL)
 			appendStringInfo(&out, "%s%s AS %s", separator, column->expression, name);
 		else if (plain && count <= MAX_CASTS)
-			appendStringInfo(&out, "%s(record OPERATOR(pg_catalog.->>) %s)::%s AS %s", separator,
+			appendStringInfo(&out, "%selt.field(record, %s)::%s AS %s", separator,
 							 quote_literal_cstr(column->name),
 							 format_type_extended(column->target_type, -1,
 												  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY),
@@ -269,7 +269,7 @@ elt_output_select(const EltPipeline *pipeline, List *columns, bool keys_only)
 	if (plain && count <= MAX_CASTS)
 		appendStringInfoString(&out, " FROM changes");
 	else
-		appendStringInfo(&out, " FROM (SELECT pg_catalog.jsonb_populate_record(NULL::%s, record) AS r, op, commit_ts FROM changes OFFSET 0) AS s",
+		appendStringInfo(&out, " FROM (SELECT elt.populate(NULL::%s, record) AS r, op, commit_ts FROM changes OFFSET 0) AS s",
 						 elt_target_name(pipeline));
 	return out.data;
 }

@@ -1,0 +1,349 @@
+/*
+ * copied.c
+ *	  What a copy must know of values that the stream is told by the output
+ *	  plugin: which are large, too large, or no text here.
+ *
+ * A copy comes as text by COPY, and an error of COPY would come again at every
+ * attempt.  So:
+ *
+ * Large.  COPY does not tell how a value was stored.  Where the table's TOAST
+ * relation has any page, a value counts as stored out of line if it can be:
+ * its type has a variable length, and it is longer than a TOAST pointer
+ * (LARGE_FROM; of types whose text may be shorter than what is stored, any).
+ *
+ * Too large.  A line of COPY must stay below 1 GB, and rows of more than
+ * ELT_ROW_BYTES_MAX are not staged as they are.  Where the TOAST relation is
+ * large enough for such a row, the source measures the values first: of a row
+ * that is too large together, values above an equal share are left out, and
+ * one more column tells their sizes.  Text and bytea are measured without
+ * being read; other types are, where they are large, by their text.
+ *
+ * No text here.  The lines come in the encoding of the source, and each value
+ * is converted here.
+ */
+#include "postgres.h"
+
+#include "capture/copied.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+
+/*
+ * The shortest value that TOAST moves has 21 bytes; in another encoding they
+ * may become fewer.
+ */
+#define LARGE_FROM			12
+
+/* what can hold a row that is too large, compressed as well as can be (lz4) */
+#define TOAST_BYTES_MIN		(ELT_ROW_BYTES_MAX / 2 / 255)
+
+static char *column_kinds(EltStream *stream, const EltRelation *relation);
+static void make_select(EltCopied *copied, const char *kinds);
+static char *size_expression(const char *column, char kind);
+static void leave_out(const EltCopied *copied, EltRow *row);
+static void split_line(char *line, int length, EltRow *row);
+
+void
+elt_copied_prepare(EltCopied *copied, EltStream *stream, EltRelation *relation)
+{
+	PGresult   *result;
+	int64		toast_bytes;
+	char	   *kinds;
+
+	memset(copied, 0, sizeof(EltCopied));
+	copied->relation = relation;
+
+	result = elt_stream_query(stream, "SHOW server_encoding", PGRES_TUPLES_OK);
+	copied->encoding_name = pstrdup(elt_stream_value(result, 0, 0));
+	PQclear(result);
+	elt_encoding_set(&copied->encoding, pg_char_to_encoding(copied->encoding_name), GetDatabaseEncoding());
+
+	result = elt_stream_query(stream,
+							  psprintf("SELECT COALESCE(sum(pg_catalog.pg_relation_size(c.reltoastrelid)), 0)::bigint "
+									   "FROM pg_catalog.pg_class c WHERE c.reltoastrelid <> 0 AND (c.oid = %u OR c.oid IN "
+									   "(SELECT relid FROM pg_catalog.pg_partition_tree(%u)))",
+									   relation->id, relation->id), PGRES_TUPLES_OK);
+	toast_bytes = strtoll(elt_stream_value(result, 0, 0), NULL, 10);
+	PQclear(result);
+
+	kinds = column_kinds(stream, relation);
+	for (int i = 0; i < relation->ncolumns; i++)
+	{
+		if (toast_bytes > 0 && kinds[i] != '\0')
+			relation->columns[i].large_from = kinds[i] == 'o' ? 1 : LARGE_FROM;
+	}
+	make_select(copied, toast_bytes >= TOAST_BYTES_MIN ? kinds : NULL);
+}
+
+/*
+ * Tells of each column what is stored: t text, b bytea, j other types that are
+ * their own text, o others; \0 what is never large.
+ */
+static char *
+column_kinds(EltStream *stream, const EltRelation *relation)
+{
+	char	   *kinds = palloc0(relation->ncolumns + 1);
+	PGresult   *result;
+
+	result = elt_stream_query(stream,
+							  psprintf("SELECT a.attname, CASE "
+									   "WHEN b.oid IN (25, 1042, 1043) THEN 't' WHEN b.oid = 17 THEN 'b' "
+									   "WHEN b.oid IN (114, 142) THEN 'j' ELSE 'o' END "
+									   "FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+									   "JOIN pg_catalog.pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END "
+									   "WHERE a.attrelid = %u AND a.attnum > 0 AND NOT a.attisdropped "
+									   "AND t.typlen = -1 AND t.typstorage <> 'p'", relation->id), PGRES_TUPLES_OK);
+	for (int n = 0; n < PQntuples(result); n++)
+	{
+		for (int i = 0; i < relation->ncolumns; i++)
+		{
+			if (strcmp(elt_stream_value(result, n, 0), relation->columns[i].name) == 0)
+				kinds[i] = *elt_stream_value(result, n, 1);
+		}
+	}
+	PQclear(result);
+	return kinds;
+}
+
+/*
+ * Makes the SELECT, which measures the values of these kinds; kinds NULL:
+ * none.
+ */
+static void
+make_select(EltCopied *copied, const char *kinds)
+{
+	const EltRelation *relation = copied->relation;
+	StringInfoData columns;
+	StringInfoData total;
+	StringInfoData sizes;
+	int			nlarge = 0;
+	int			share;
+
+	for (int i = 0; kinds != NULL && i < relation->ncolumns; i++)
+		nlarge += kinds[i] != '\0';
+	share = ELT_ROW_BYTES_MAX / Max(nlarge, 1);
+	copied->measured = nlarge > 0;
+
+	initStringInfo(&columns);
+	initStringInfo(&total);
+	initStringInfo(&sizes);
+	for (int i = 0; i < relation->ncolumns; i++)
+	{
+		char	   *column = psprintf("\"$row\".%s", quote_identifier(relation->columns[i].name));
+
+		if (i > 0)
+			appendStringInfoString(&columns, ", ");
+		if (kinds != NULL && kinds[i] != '\0')
+		{
+			char	   *size = size_expression(column, kinds[i]);
+
+			appendStringInfo(&columns, "CASE WHEN \"$all\".total <= %d OR %s <= %d THEN %s END",
+							 ELT_ROW_BYTES_MAX, size, share, column);
+			appendStringInfo(&total, "%sCOALESCE(%s, 0)", total.len > 0 ? " + " : "", size);
+			appendStringInfo(&sizes, ", CASE WHEN %s > %d THEN '%d:' || %s END", size, share, i, size);
+		}
+		else
+			appendStringInfoString(&columns, column);
+	}
+	if (copied->measured)
+	{
+		appendStringInfo(&columns, ", CASE WHEN \"$all\".total > %d THEN pg_catalog.concat_ws(' '%s) END",
+						 ELT_ROW_BYTES_MAX, sizes.data);
+		copied->measure = psprintf(", LATERAL (SELECT %s) AS \"$all\" (total)", total.data);
+	}
+	else
+		copied->measure = "";
+	copied->columns = columns.data;
+}
+
+/*
+ * The bytes that a column's text needs, as near as can be told without the
+ * text: a stored value of some size may be 255 times as long.
+ */
+static char *
+size_expression(const char *column, char kind)
+{
+	switch (kind)
+	{
+		case 't':
+			return psprintf("pg_catalog.octet_length(%s)::bigint", column);
+		case 'b':
+			return psprintf("pg_catalog.octet_length(%s) * 2::bigint", column);
+		case 'j':
+			return psprintf("CASE WHEN pg_catalog.pg_column_size(%s) < %d THEN 0 "
+							"ELSE pg_catalog.octet_length(%s::pg_catalog.text)::bigint END",
+							column, TOAST_BYTES_MIN, column);
+		default:
+			return psprintf("CASE WHEN pg_catalog.pg_column_size(%s) < %d THEN 0 "
+							"WHEN pg_catalog.pg_column_size(%s) > %d THEN pg_catalog.pg_column_size(%s) * 2::bigint "
+							"ELSE pg_catalog.octet_length(%s::pg_catalog.text)::bigint END",
+							column, TOAST_BYTES_MIN, column, ELT_ROW_BYTES_MAX / 2, column, column);
+	}
+}
+
+char *
+elt_copied_command(const EltCopied *copied, const char *from, const char *where)
+{
+	StringInfoData command;
+
+	/* no format: names may hold anything */
+	initStringInfo(&command);
+	appendStringInfoString(&command, "COPY (SELECT ");
+	appendStringInfoString(&command, copied->columns);
+	appendStringInfoString(&command, " FROM ");
+	appendStringInfoString(&command, from);
+	appendStringInfoString(&command, " AS \"$row\"");
+	appendStringInfoString(&command, copied->measure);
+	if (where != NULL)
+	{
+		appendStringInfoString(&command, " WHERE ");
+		appendStringInfoString(&command, where);
+	}
+	appendStringInfo(&command, ") TO STDOUT (ENCODING %s)", quote_literal_cstr(copied->encoding_name));
+	return command.data;
+}
+
+/* ---- rows ---- */
+
+void
+elt_copied_create_row(const EltCopied *copied, EltRow *row)
+{
+	int			n = copied->relation->ncolumns + 1;
+
+	memset(row, 0, sizeof(EltRow));
+	row->fields = palloc(n * sizeof(EltField));
+	row->values = palloc(n * sizeof(char *));
+	row->lengths = palloc(n * sizeof(int));
+	row->large = palloc(n * sizeof(int));
+}
+
+void
+elt_copied_parse(const EltCopied *copied, char *line, int length, EltRow *row)
+{
+	const EltRelation *relation = copied->relation;
+
+	row->ncolumns = relation->ncolumns + (copied->measured ? 1 : 0);
+	split_line(line, length, row);
+	row->nlarge = row->noversize = 0;
+	row->ncolumns = relation->ncolumns;
+	if (copied->measured && row->fields[relation->ncolumns] == ELT_FIELD_TEXT)
+		leave_out(copied, row);
+
+	for (int i = 0; i < row->ncolumns; i++)
+	{
+		const char *text = row->values[i];
+		Size		size = row->lengths[i];
+
+		if (row->fields[i] == ELT_FIELD_OVERSIZE)
+		{
+			row->large[row->nlarge++] = i;
+			row->noversize++;
+			continue;
+		}
+		if (row->fields[i] != ELT_FIELD_TEXT)
+			continue;
+		if (relation->columns[i].large_from > 0 && size >= relation->columns[i].large_from)
+			row->large[row->nlarge++] = i;
+		if (!elt_encoding_convert(&copied->encoding, &text, &size))
+			row->fields[i] = ELT_FIELD_BYTES;
+		row->values[i] = text;
+
+		row->lengths[i] = (int) size;
+	}
+	if (length > ELT_ROW_BYTES_MAX / 4)
+		elt_row_limit(row);
+}
+
+/*
+ * Marks what the source left out: pairs of a column and its size.
+ */
+static void
+leave_out(const EltCopied *copied, EltRow *row)
+{
+	char	   *cursor = pnstrdup(row->values[copied->relation->ncolumns],
+								  row->lengths[copied->relation->ncolumns]);
+
+	while (*cursor != '\0')
+	{
+		unsigned long column = strtoul(cursor, &cursor, 10);
+		long long	size;
+
+		if (*cursor++ != ':')
+			break;
+		size = strtoll(cursor, &cursor, 10);
+		if (column >= copied->relation->ncolumns || size < 0)
+			break;
+		row->fields[column] = ELT_FIELD_OVERSIZE;
+		row->lengths[column] = (int) Min(size, PG_INT32_MAX);
+		if (*cursor == ' ')
+			cursor++;
+	}
+}
+
+/*
+ * Splits a line into its fields, in place.
+ */
+static void
+split_line(char *line, int length, EltRow *row)
+{
+	char	   *in = line;
+	char	   *end = line + length;
+
+
+	if (end > in && end[-1] == '\n')
+		end--;
+	for (int i = 0; i < row->ncolumns; i++)
+	{
+		char	   *out = in;
+
+		if (end - in >= 2 && in[0] == '\\' && in[1] == 'N')
+		{
+			row->fields[i] = ELT_FIELD_NULL;
+			row->values[i] = NULL;
+			row->lengths[i] = 0;
+			in += 2;
+		}
+		else
+		{
+			row->fields[i] = ELT_FIELD_TEXT;
+			row->values[i] = in;
+			while (in < end && *in != '\t')
+			{
+				if (*in != '\\' || in + 1 == end)
+				{
+					*out++ = *in++;
+					continue;
+				}
+				switch (in[1])
+				{
+					case 'b':
+						*out++ = '\b';
+						break;
+					case 'f':
+						*out++ = '\f';
+						break;
+					case 'n':
+						*out++ = '\n';
+						break;
+					case 'r':
+						*out++ = '\r';
+						break;
+					case 't':
+						*out++ = '\t';
+						break;
+					case 'v':
+						*out++ = '\v';
+						break;
+					default:
+						*out++ = in[1];
+				}
+				in += 2;
+			}
+			row->lengths[i] = out - row->values[i];
+		}
+		if (i + 1 < row->ncolumns ? (in == end || *in != '\t') : in != end)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("the source sent a line with another number of columns than %d", row->ncolumns)));
+		in++;
+	}
+}
