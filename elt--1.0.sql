@@ -566,6 +566,46 @@ CREATE VIEW elt.renamed_relations WITH (security_barrier) AS
 	WHERE elt.sees_relation(current_user, s.source_id, last.relation);
 COMMENT ON VIEW elt.renamed_relations IS
 	'relations whose table goes on under another name: their own log gets nothing more';
+
+/*
+ * The samples of the alert rules about shapes.  Each version is an alert of
+ * its own, so it is told once; ten minutes are for those who poll elt.alerts,
+ * whose resolved rows stay for 30 days.  What asks for somebody to act lasts
+ * until he has.  Details have names and types, never values.
+ */
+CREATE FUNCTION elt.schema_alert_samples(rules text[], at timestamptz, OUT rule text, OUT sample jsonb) RETURNS SETOF record
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+		SELECT d.rule, jsonb_build_object('source', s.name, 'relation', v.relation, 'version', v.version, 'value', v.version,
+										  'detail', d.detail)
+		FROM elt.schema_versions v
+		JOIN elt.sources s ON s.source_id = v.source_id
+		CROSS JOIN LATERAL (
+			SELECT CASE WHEN bool_or(c->>'change' IN ('dropped', 'renamed', 'retyped', 'key')) THEN 'schema_break' ELSE 'schema_drift' END AS rule,
+				   left(string_agg(concat_ws(' ', c->>'change', c->>'column', 'from ' || (c->>'from'), 'to ' || (c->>'to')), '; '), 2000) AS detail
+			FROM jsonb_array_elements(v.changes) c) d
+		WHERE v.version > 1 AND v.created_at > at - interval '10 min' AND d.rule = ANY (rules)
+			AND EXISTS (SELECT FROM elt.pipelines p WHERE p.source_id = v.source_id AND p.relation = v.relation);
+	IF 'resync_needed' = ANY (rules) THEN
+		RETURN QUERY
+			SELECT 'resync_needed', jsonb_build_object('source', r.source, 'relation', r.relation, 'reason', r.reason,
+													   'value', r.version, 'detail', r.call)
+			FROM elt.resyncs_needed r;
+	END IF;
+	IF 'relation_renamed' = ANY (rules) THEN
+		RETURN QUERY
+			SELECT 'relation_renamed', jsonb_build_object('source', r.source, 'pipeline', p.name, 'relation', r.relation,
+					'renamed_to', r.renamed_to, 'value', 1,
+					'detail', format('SELECT elt.alter_pipeline(%L, relation => %L)', p.name, r.renamed_to))
+			FROM elt.renamed_relations r
+			JOIN elt.sources s ON s.name = r.source
+			JOIN elt.pipelines p ON p.source_id = s.source_id AND p.relation = r.relation;
+	END IF;
+END $$;
+COMMENT ON FUNCTION elt.schema_alert_samples(text[], timestamptz) IS 'internal: the samples of shipped rules about shapes of relations';
 /* Pipelines: from raw staging into targets. */
 
 CREATE FUNCTION elt.create_pipeline(
@@ -1000,8 +1040,17 @@ INSERT INTO elt.alert_rules
 	 'a worker is wanted and cannot be started, because the server has no background worker free for it',
 	 'Raise max_worker_processes in postgresql.conf and restart the server.'),
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
-	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
-	 'Compare elt.schema_versions with the transform and the target.'),
+	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes; detail says what changed',
+	 'Compare it (elt.diff_schema) with the transform and the target.'),
+	('schema_break', 'warning', NULL, '0', '0', '10 s',
+	 'the same where a column was dropped, renamed or retyped, or the key changed',
+	 'Compare it (elt.diff_schema) with the transform and the target; a transform finds such a column missing, or with values of the new type.'),
+	('resync_needed', 'critical', NULL, '0', '0', '10 s',
+	 'the version of a relation whose rows were rewritten, or whose name went to another table, until it is copied anew',
+	 'SELECT elt.resync_table(source, relation); elt.resyncs_needed has the call for each.'),
+	('relation_renamed', 'warning', NULL, '0', '0', '10 s',
+	 'a pipeline reads a relation whose table goes on under another name, so that it gets nothing more',
+	 'elt.alter_pipeline(name, relation => the new name) lets it go on where the old name ended.'),
 	('rule_error', 'warning', NULL, '0', '0', '10 s',
 	 'the query of an alert rule fails',
 	 'See elt.alert_rules.last_error.');
@@ -1451,13 +1500,8 @@ BEGIN
 			WHERE s.conninfo IS NULL AND s.home = home_id AND s.start_lsn IS NOT NULL AND m.value IS NOT NULL AND m.rule = ANY (rules);
 	END IF;
 
-	IF 'schema_drift' = ANY (rules) THEN
-		RETURN QUERY SELECT 'schema_drift', jsonb_build_object('source', s.name, 'relation', v.relation, 'value', max(v.version))
-			FROM elt.schema_versions v
-			JOIN elt.sources s ON s.source_id = v.source_id
-			WHERE v.version > 1 AND v.created_at > at - interval '10 min'
-				AND EXISTS (SELECT FROM elt.pipelines p WHERE p.source_id = v.source_id AND p.relation = v.relation)
-			GROUP BY s.name, v.relation;
+	IF rules && ARRAY['schema_drift', 'schema_break', 'resync_needed', 'relation_renamed'] THEN
+		RETURN QUERY SELECT * FROM elt.schema_alert_samples(rules, at);
 	END IF;
 
 	IF 'rule_error' = ANY (rules) THEN

@@ -442,6 +442,7 @@ missing_text(EltRelationCache *cache, Relation relation, EltPublishedColumn *col
 		!constraints->missing[column->attribute].am_present)
 		return NULL;
 	text = OutputFunctionCall(&column->output, constraints->missing[column->attribute].am_value);
+
 	return strlen(text) <= MISSING_BYTES_MAX ? reader_text(cache, text) : NULL;
 }
 
