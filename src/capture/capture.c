@@ -421,6 +421,10 @@ process_message(char *data, int length)
 				capture.last_commit_ts = event.commit_ts;
 				break;
 
+			case ELT_EVENT_RELATION:
+				elt_stage_relation(capture.stage, event.change.relation);
+				break;
+
 			case ELT_EVENT_CHANGE:
 				if (!capture.in_source_transaction)
 					ereport(ERROR,

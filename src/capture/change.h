@@ -34,6 +34,15 @@ typedef struct EltColumn
 								 * primary key */
 	int			large_from;		/* copies: a text of that many bytes may have
 								 * been stored out of line; 0: never */
+
+	/* for schema_versions */
+	uint32		number;			/* as pg_attribute has it: a renamed column
+								 * keeps it */
+	uint32		touched;		/* the transaction that last changed its
+								 * definition */
+	bool		has_default;	/* or is computed from others */
+	char	   *missing;		/* the value of rows from before it was added;
+								 * NULL: none is known */
 } EltColumn;
 
 /* The shape of a relation at one moment of the source's history. */
@@ -46,6 +55,9 @@ typedef struct EltRelation
 	EltColumn  *columns;
 	int			nkeys;			/* columns with in_key; 0: no key */
 	int		   *order;			/* columns in the order jsonb stores its keys */
+	char		identity;		/* its replica identity, as pg_class has it */
+	uint32		filenode;		/* another one after a rewrite; 0: it has no
+								 * file of its own */
 	void	   *user_data;		/* the receiver's own; NULL in a new relation */
 } EltRelation;
 
@@ -102,6 +114,8 @@ typedef struct EltChange
 typedef enum EltEventKind
 {
 	ELT_EVENT_BEGIN,			/* xid, commit_lsn, commit_ts */
+	ELT_EVENT_RELATION,			/* change.relation: it looks like this from
+								 * here on */
 	ELT_EVENT_CHANGE,			/* change */
 	ELT_EVENT_COMMIT			/* end_lsn */
 } EltEventKind;

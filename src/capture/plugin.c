@@ -73,7 +73,10 @@ static void send_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						EltPublishedRelation *entry, EltChange *change);
 static void send_document(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, EltChange *change);
 static void send_batch(LogicalDecodingContext *ctx, Plugin *plugin);
+static void open_batch(Plugin *plugin, ReorderBufferTXN *txn);
 static void describe_relation(Plugin *plugin, EltPublishedRelation *entry);
+static void describe_changed(Plugin *plugin, ReorderBufferTXN *txn);
+static bool pass_filter(EltFilter *filter, char *op, HeapTuple old, HeapTuple new, TupleDesc desc);
 static void fill_unchanged(EltRow *new, const EltRow *old);
 
 /*
@@ -301,9 +304,16 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	caller = MemoryContextSwitchTo(plugin->change_context);
 
+	if (entry->filter != NULL && !pass_filter(entry->filter, &value.op, old, new, desc))
+	{
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(plugin->change_context);
+		return;
+	}
+
 	value.lsn = change->lsn;
 	value.relation = entry->relation;
-	if (old != NULL && value.op != ELT_OP_INSERT)
+	if (old != NULL)
 	{
 		elt_row_buffer_fill(&plugin->old, plugin->relations, entry, old, desc,
 							relation->rd_rel->relreplident != REPLICA_IDENTITY_FULL);
@@ -316,6 +326,8 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		if (value.old != NULL && value.new->nunchanged > 0)
 			fill_unchanged(value.new, value.old);
 	}
+	if (value.op == ELT_OP_INSERT)
+		value.old = NULL;		/* by the filter: an update until now */
 	send_change(ctx, txn, entry, &value);
 
 	MemoryContextSwitchTo(caller);
@@ -352,7 +364,9 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 /*
  * Sends a message that elt.emit wrote, or anybody who knows its prefix: it is
- * data.
+ * data.  DDL leaves nothing in the stream by itself; a message is decoded with
+ * a view of the catalogs, so this is where changes of tables that nobody writes
+ * to are noticed.
  */
 static void
 plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
@@ -368,6 +382,8 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	tell_progress(ctx, plugin);
 	caller = MemoryContextSwitchTo(plugin->change_context);
+	if (plugin->batch)
+		describe_changed(plugin, txn);
 	if (size > ELT_MESSAGE_BYTES_MAX)
 		content = NULL;
 	else if (plugin->convert &&
@@ -384,6 +400,31 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	send_change(ctx, txn, NULL, &value);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(plugin->change_context);
+}
+
+/*
+ * Decides by a row filter what a change is: tells whether it is published, and
+ * turns an update into an insert or a delete where just one of its rows is.
+ * A delete of which WAL has no row cannot be told, and says nothing.
+ */
+static bool
+pass_filter(EltFilter *filter, char *op, HeapTuple old, HeapTuple new, TupleDesc desc)
+{
+	bool		old_passes;
+	bool		new_passes;
+
+	switch (*op)
+	{
+		case ELT_OP_INSERT:
+			return elt_filter_row(filter, new, desc);
+		case ELT_OP_DELETE:
+			return old == NULL || elt_filter_row(filter, old, desc);
+		default:
+			elt_filter_update(filter, old, new, desc, &old_passes, &new_passes);
+			if (old_passes != new_passes)
+				*op = new_passes ? ELT_OP_INSERT : ELT_OP_DELETE;
+			return old_passes || new_passes;
+	}
 }
 
 /*
@@ -458,13 +499,7 @@ send_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		return;
 	}
 
-	if (message->len == 0)
-		elt_wire_start(message);
-	if (!plugin->begun)
-	{
-		elt_wire_begin(message, txn->xid, txn->final_lsn, txn->xact_time.commit_time);
-		plugin->begun = true;
-	}
+	open_batch(plugin, txn);
 	if (entry != NULL && !entry->sent)
 		describe_relation(plugin, entry);
 	elt_wire_change(message, change);
@@ -499,6 +534,39 @@ send_batch(LogicalDecodingContext *ctx, Plugin *plugin)
 		pfree(plugin->message.data);
 		initStringInfo(&plugin->message);
 		MemoryContextSwitchTo(caller);
+	}
+}
+
+/*
+ * Begins the message, and the transaction, unless they have begun.
+ */
+static void
+open_batch(Plugin *plugin, ReorderBufferTXN *txn)
+{
+	if (plugin->message.len == 0)
+		elt_wire_start(&plugin->message);
+	if (!plugin->begun)
+	{
+		elt_wire_begin(&plugin->message, txn->xid, txn->final_lsn, txn->xact_time.commit_time);
+		plugin->begun = true;
+	}
+}
+
+/*
+ * Writes the new descriptions of relations that the reader knows and that have
+ * changed since.
+ */
+static void
+describe_changed(Plugin *plugin, ReorderBufferTXN *txn)
+{
+	EltPublishedRelation *entry;
+
+	while ((entry = elt_relation_cache_refresh(plugin->relations)) != NULL)
+	{
+		if (entry->relation == NULL || entry->description.data == NULL)
+			continue;
+		open_batch(plugin, txn);
+		describe_relation(plugin, entry);
 	}
 }
 

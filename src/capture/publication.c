@@ -14,9 +14,6 @@
  * Never published, whatever a publication says: elt's own schemas, because
  * capture would feed on itself, and what is no table (the rows of a
  * materialized view that is refreshed concurrently).
- *
- * Row filters are not implemented.  A table that has one raises an error, so
- * that rows are never captured which the filter was to keep out.
  */
 #include "postgres.h"
 
@@ -26,6 +23,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -131,8 +129,8 @@ publish_all(Relation relation, EltPublished *published)
 }
 
 /*
- * Reads the column list of the table in the publication, where it has one,
- * and refuses a row filter.
+ * Reads the column list and the row filter of the table in the publication,
+ * where it has them.
  */
 static void
 read_publication_rel(Oid publication, EltPublished *published)
@@ -147,13 +145,9 @@ read_publication_rel(Oid publication, EltPublished *published)
 	if (!HeapTupleIsValid(tuple))
 		return;
 
-	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &isnull);
+	value = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &isnull);
 	if (!isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot capture table \"%s\" because its publication has a row filter",
-						get_rel_name(published->relid)),
-				 errhint("Remove the WHERE clause from the publication, and filter in the transform of a pipeline.")));
+		published->filter = TextDatumGetCString(value);
 
 	value = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &isnull);
 	if (!isnull)

@@ -17,6 +17,8 @@ typedef struct EltPublished
 	Oid			relid;			/* under which it appears: itself or a
 								 * partitioned table above it */
 	Bitmapset  *columns;		/* attribute numbers of relid; NULL: all */
+	char	   *filter;			/* over columns of relid, as
+								 * pg_publication_rel has it; NULL: every row */
 } EltPublished;
 
 /*

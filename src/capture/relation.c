@@ -23,6 +23,7 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "access/tupdesc_details.h"
 #include "capture/encoding.h"
 #include "capture/relation.h"
 #include "catalog/pg_index.h"
@@ -37,6 +38,9 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+
+#define MISSING_BYTES_MAX	(64 * 1024) /* of the value that a column has in
+										 * rows from before it */
 
 /* How a column becomes text. */
 typedef enum TextForm
@@ -80,11 +84,16 @@ static HTAB *live_relations = NULL;
 /* some relation depends on more than its own relcache entry */
 static bool live_dependents = false;
 
+/* some relation was invalidated since elt_relation_cache_refresh saw none */
+static bool live_changes = false;
+
 static void forget_cache(void *arg);
 static void build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation relation);
 static void build_column(EltPublishedColumn *column, Form_pg_attribute att);
 static int	find_attribute(TupleDesc desc, const char *name, int guess);
 static Bitmapset *index_columns(Oid index);
+static TransactionId attribute_xid(Oid relid, AttrNumber number);
+static char *missing_text(EltRelationCache *cache, Relation relation, EltPublishedColumn *column);
 static char *reader_text(EltRelationCache *cache, char *text);
 static void invalidate_relation(Datum arg, Oid relid);
 static void invalidate_all(Datum arg, int cache_id, uint32 hash);
@@ -119,6 +128,7 @@ elt_relation_cache_create(MemoryContext context, const char *publication, bool c
 
 	live_relations = cache->relations;
 	live_dependents = false;
+	live_changes = false;
 	if (!callbacks_registered)
 	{
 		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
@@ -166,11 +176,49 @@ elt_relation_cache_find(EltRelationCache *cache, Relation relation)
 	}
 	if (!entry->valid)
 	{
+		entry->gone = false;
 		/* what is invalidated while we look is worked out again next time */
 		entry->valid = true;
 		build_relation(cache, entry, relation);
 	}
 	return entry;
+}
+
+/*
+ * See relation.h.  Relations are opened without a lock, as decoding does:
+ * the catalogs of the past do not change.
+ */
+EltPublishedRelation *
+elt_relation_cache_refresh(EltRelationCache *cache)
+{
+	HASH_SEQ_STATUS scan;
+	EltPublishedRelation *entry;
+
+	if (!live_changes)
+		return NULL;
+
+	/* building may invalidate others, but never adds or removes an entry */
+	hash_seq_init(&scan, cache->relations);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		Relation	relation;
+
+		if (entry->valid || entry->gone)
+			continue;
+		relation = RelationIdGetRelation(entry->relid);
+		if (!RelationIsValid(relation))
+		{
+			/* a table that comes back (a rollback cannot be) is found anew */
+			entry->gone = true;
+			continue;
+		}
+		hash_seq_term(&scan);
+		entry = elt_relation_cache_find(cache, relation);
+		RelationClose(relation);
+		return entry;
+	}
+	live_changes = false;
+	return NULL;
 }
 
 /*
@@ -199,6 +247,7 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 	entry->user_types = false;
 	entry->relation = NULL;
 	entry->columns = NULL;
+	entry->filter = NULL;
 
 	elt_publication_lookup(cache->publication, relation, &entry->published);
 	if (!entry->published.insert && !entry->published.update &&
@@ -228,6 +277,8 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 	desc = RelationGetDescr(shown);
 	result = palloc0(sizeof(EltRelation));
 	result->id = entry->published.relid;
+	result->identity = shown->rd_rel->relreplident;
+	result->filenode = shown->rd_rel->relfilenode;
 	result->name = reader_text(cache,
 							   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(shown)),
 														  RelationGetRelationName(shown)));
@@ -256,16 +307,24 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 		column->type_name = reader_text(cache, format_type_with_typemod(att->atttypid, att->atttypmod));
 		column->type_code = reader_text(cache, code.data);
 		column->in_key = bms_is_member(att->attnum, key);
+		column->number = att->attnum;
+		column->touched = attribute_xid(RelationGetRelid(shown), att->attnum);
+		column->has_default = att->atthasdef || att->attgenerated != '\0';
 
 		source->attribute = find_attribute(RelationGetDescr(relation), NameStr(att->attname), i);
 		build_column(source, att);
 		if (source->attribute >= 0)
+		{
 			source->in_identity = bms_is_member(source->attribute + 1, identity);
+			column->missing = missing_text(cache, relation, source);
+		}
 		if (att->atttypid >= FirstNormalObjectId)
 			entry->user_types = live_dependents = true;
 	}
 	elt_relation_finish(result);
 	entry->relation = result;
+	if (entry->published.filter != NULL)
+		entry->filter = elt_filter_create(entry->published.filter, shown, relation);
 
 	if (shown != relation)
 		RelationClose(shown);
@@ -357,6 +416,40 @@ index_columns(Oid index)
 }
 
 /*
+ * Gives the transaction that wrote the present definition of a column.
+ */
+static TransactionId
+attribute_xid(Oid relid, AttrNumber number)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(number));
+	TransactionId xid;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidTransactionId;
+	xid = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	ReleaseSysCache(tuple);
+	return xid;
+}
+
+/*
+ * Gives the text of what rows have in a column that was added after them; NULL
+ * where that is null, or too large to be worth it.
+ */
+static char *
+missing_text(EltRelationCache *cache, Relation relation, EltPublishedColumn *column)
+{
+	TupleConstr *constraints = RelationGetDescr(relation)->constr;
+	char	   *text;
+
+	if (constraints == NULL || constraints->missing == NULL ||
+		!constraints->missing[column->attribute].am_present)
+		return NULL;
+	text = OutputFunctionCall(&column->output, constraints->missing[column->attribute].am_value);
+
+	return strlen(text) <= MISSING_BYTES_MAX ? reader_text(cache, text) : NULL;
+}
+
+/*
  * Gives a name in the encoding of the reader.
  */
 static char *
@@ -381,7 +474,10 @@ invalidate_relation(Datum arg, Oid relid)
 	{
 		entry = hash_search(live_relations, &relid, HASH_FIND, NULL);
 		if (entry != NULL)
+		{
 			entry->valid = false;
+			live_changes = true;
+		}
 		if (!live_dependents)
 			return;
 	}
@@ -391,7 +487,10 @@ invalidate_relation(Datum arg, Oid relid)
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
 		if (!OidIsValid(relid) || entry->published.relid == relid || entry->user_types)
+		{
 			entry->valid = false;
+			live_changes = true;
+		}
 	}
 }
 
@@ -417,7 +516,10 @@ invalidate_types(Datum arg, int cache_id, uint32 hash)
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
 		if (entry->user_types)
+		{
 			entry->valid = false;
+			live_changes = true;
+		}
 	}
 }
 

@@ -8,6 +8,7 @@
 
 #include "access/htup.h"
 #include "capture/change.h"
+#include "capture/filter.h"
 #include "capture/publication.h"
 #include "utils/relcache.h"
 
@@ -17,10 +18,12 @@ typedef struct EltPublishedRelation
 {
 	Oid			relid;			/* hash key */
 	bool		valid;
+	bool		gone;			/* it was dropped */
 	bool		user_types;		/* has columns of types that may be altered */
 	EltPublished published;
 	EltRelation *relation;		/* NULL where nothing is published */
 	EltPublishedColumn *columns;	/* of relation's columns */
+	EltFilter  *filter;			/* NULL: every row is published */
 	MemoryContext context;		/* of all these */
 
 	/* the plugin's own: what it last sent of it */
@@ -47,6 +50,14 @@ extern void elt_relation_cache_end(EltRelationCache *cache);
 
 /* What is known of a relation, in the catalogs as the current snapshot shows them. */
 extern EltPublishedRelation *elt_relation_cache_find(EltRelationCache *cache, Relation relation);
+
+/*
+ * Finds a relation that was found before and may have changed since; NULL
+ * where there is none (any more).  Its entry tells whether it has.  The caller
+ * goes on until NULL: what is found is not found again.  Costs nothing while no
+ * relation has changed.
+ */
+extern EltPublishedRelation *elt_relation_cache_refresh(EltRelationCache *cache);
 
 extern void elt_row_buffer_create(EltRowBuffer *buffer);
 

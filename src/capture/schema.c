@@ -4,7 +4,8 @@
  *
  * Written by the capture worker alone, in the transaction that stages the
  * first change of the new shape, so that a raw row never names a version that
- * is not there.
+ * is not there.  What has changed is worked out in SQL, by
+ * elt.put_schema_version: it is rare, and what it compares with is there.
  */
 #include "postgres.h"
 
@@ -15,42 +16,47 @@
 #include "utils/json.h"
 #include "utils/pg_lsn.h"
 
-static char *columns_json(const EltRelation *relation);
+static char *columns_json(const EltRelation *relation, bool with_missing);
+static char *facts_json(const EltRelation *relation);
 
 int
 elt_schema_version(int64 source_id, const EltRelation *relation, XLogRecPtr lsn)
 {
-	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, LSNOID};
-	Datum		values[5];
-	char	   *columns = columns_json(relation);
+	Oid			types[] = {INT8OID, TEXTOID, OIDOID, TEXTOID, TEXTOID, CHAROID, TEXTOID, LSNOID};
+	Datum		values[lengthof(types)];
+	char	   *shape = columns_json(relation, false);
 	char		fingerprint[MD5_DIGEST_LENGTH * 2 + 1];
 	const char *error;
 	int			version;
 	EltSpi		spi;
 
-	if (!pg_md5_hash(columns, strlen(columns), fingerprint, &error))
+	if (!pg_md5_hash(shape, strlen(shape), fingerprint, &error))
 		elog(ERROR, "could not hash the columns of %s: %s", relation->name, error);
 	values[0] = Int64GetDatum(source_id);
 	values[1] = CStringGetTextDatum(relation->name);
-	values[2] = CStringGetTextDatum(columns);
-	values[3] = CStringGetTextDatum(fingerprint);
-	values[4] = LSNGetDatum(lsn);
+	values[2] = ObjectIdGetDatum(relation->id);
+	values[3] = CStringGetTextDatum(columns_json(relation, true));
+	values[4] = CStringGetTextDatum(fingerprint);
+	values[5] = CharGetDatum(relation->identity);
+	values[6] = CStringGetTextDatum(facts_json(relation));
+	values[7] = LSNGetDatum(lsn);
 
 	elt_spi_begin(&spi);
-	elt_spi_run("WITH latest AS (SELECT version, fingerprint FROM elt.schema_versions "
-				"                WHERE source_id = $1 AND relation = $2 ORDER BY version DESC LIMIT 1), "
-				"added AS (INSERT INTO elt.schema_versions (source_id, relation, version, columns, fingerprint, valid_from_lsn) "
-				"          SELECT $1, $2, coalesce((SELECT version FROM latest), 0) + 1, $3::jsonb, $4, $5 "
-				"          WHERE NOT EXISTS (SELECT FROM latest WHERE fingerprint = $4) RETURNING version) "
-				"SELECT version FROM added UNION ALL SELECT version FROM latest ORDER BY version DESC LIMIT 1",
-				5, types, values, NULL);
+	elt_spi_run("SELECT elt.put_schema_version($1, $2, $3, $4::jsonb, $5, $6, $7::jsonb, $8)",
+				lengthof(types), types, values, NULL);
 	version = (int) elt_spi_int64(0, 1);
 	elt_spi_end(&spi);
 	return version;
 }
 
+/*
+ * The columns as users see them.  The code of a type is there where its name
+ * does not say all: the fields of a composite change under the same name.
+ * What older rows have in a column is no part of the shape: a rewrite of the
+ * table makes it vanish.
+ */
 static char *
-columns_json(const EltRelation *relation)
+columns_json(const EltRelation *relation, bool with_missing)
 {
 	StringInfoData json;
 
@@ -64,8 +70,41 @@ columns_json(const EltRelation *relation)
 		escape_json(&json, column->name);
 		appendStringInfoString(&json, ", \"type\": ");
 		escape_json(&json, column->type_name);
-		appendStringInfo(&json, ", \"key\": %s}", column->in_key ? "true" : "false");
+		appendStringInfo(&json, ", \"key\": %s, \"number\": %u", column->in_key ? "true" : "false", column->number);
+		if (strchr(column->type_code, '(') != NULL)
+		{
+			appendStringInfoString(&json, ", \"code\": ");
+			escape_json(&json, column->type_code);
+		}
+		if (with_missing && column->missing != NULL)
+		{
+			appendStringInfoString(&json, ", \"missing\": ");
+			escape_json(&json, column->missing);
+		}
+		appendStringInfoChar(&json, '}');
 	}
 	appendStringInfoChar(&json, ']');
+	return json.data;
+}
+
+/*
+ * What tells a rewrite: the relation's file, and of each column the
+ * transaction that last changed it and whether it may have been computed.
+ */
+static char *
+facts_json(const EltRelation *relation)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"filenode\": %u, \"columns\": {", relation->filenode);
+	for (int i = 0; i < relation->ncolumns; i++)
+	{
+		const EltColumn *column = &relation->columns[i];
+
+		appendStringInfo(&json, "%s\"%u\": [%u, %s]", i > 0 ? ", " : "", column->number, column->touched,
+						 column->has_default ? "true" : "false");
+	}
+	appendStringInfoString(&json, "}}");
 	return json.data;
 }

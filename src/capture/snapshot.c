@@ -180,7 +180,7 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 	PGresult   *result;
 
 	result = query(stream,
-				   "SELECT c.oid, c.relkind = 'p', pr.prqual IS NOT NULL "
+				   "SELECT c.oid, c.relkind = 'p', pr.prqual IS NOT NULL, c.relreplident, c.relfilenode "
 				   "FROM pg_catalog.pg_class c "
 				   "LEFT JOIN (pg_catalog.pg_publication_rel pr JOIN pg_catalog.pg_publication p "
 				   "ON p.oid = pr.prpubid AND p.pubname = %s) ON pr.prrelid = c.oid "
@@ -196,6 +196,8 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 	}
 	relation->id = strtoul(elt_stream_value(result, 0, 0), NULL, 10);
 	*partitioned = elt_stream_value(result, 0, 1)[0] == 't';
+	relation->identity = elt_stream_value(result, 0, 3)[0];
+	relation->filenode = strtoul(elt_stream_value(result, 0, 4), NULL, 10);
 	if (elt_stream_value(result, 0, 2)[0] == 't')
 	{
 		PQclear(result);
@@ -209,7 +211,8 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 
 	result = query(stream,
 				   "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, "
-				   "COALESCE(a.attnum = ANY (i.indkey), false) "
+				   "COALESCE(a.attnum = ANY (i.indkey), false), "
+				   "a.attnum, a.xmin, a.atthasdef, (a.attmissingval::text::text[])[1] "
 				   "FROM pg_catalog.pg_attribute a "
 				   "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
 				   "LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisvalid "
@@ -232,6 +235,11 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 		column->type_name = pstrdup(elt_stream_value(result, i, 1));
 		column->type_code = code.data;
 		column->in_key = elt_stream_value(result, i, 3)[0] == 't';
+		column->number = strtoul(elt_stream_value(result, i, 4), NULL, 10);
+		column->touched = strtoul(elt_stream_value(result, i, 5), NULL, 10);
+		column->has_default = elt_stream_value(result, i, 6)[0] == 't';
+		if (!PQgetisnull(result, i, 7) && PQgetlength(result, i, 7) <= 64 * 1024)
+			column->missing = pstrdup(elt_stream_value(result, i, 7));
 	}
 	PQclear(result);
 	elt_relation_finish(relation);

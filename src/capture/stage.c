@@ -104,7 +104,7 @@ typedef struct LogEntry
 	StageLog   *log;
 } LogEntry;
 
-static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
+static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, bool copied, int *schema_version);
 static StageLog *find_log(EltStage *stage, const char *name);
 static void read_table_state(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
@@ -169,6 +169,14 @@ elt_stage_begin(EltStage *stage, TransactionId xid, XLogRecPtr commit_lsn, Times
 }
 
 void
+elt_stage_relation(EltStage *stage, EltRelation *relation)
+{
+	int			version;
+
+	(void) log_of_relation(stage, relation, false, &version);
+}
+
+void
 elt_stage_change(EltStage *stage, EltChange *change)
 {
 	EltRelation *relation = change->relation;
@@ -182,8 +190,8 @@ elt_stage_change(EltStage *stage, EltChange *change)
 		return;
 	}
 
-	log = log_of_relation(stage, relation, &version);
-	if (log->skip || stage->commit_lsn < log->sync_lsn)
+	log = log_of_relation(stage, relation, false, &version);
+	if (log == NULL)
 		return;
 
 	old = MemoryContextSwitchTo(stage->pending_context);
@@ -235,7 +243,7 @@ void
 elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 {
 	int			version;
-	StageLog   *log = log_of_relation(stage, relation, &version);
+	StageLog   *log = log_of_relation(stage, relation, true, &version);
 	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
 	Jsonb	   *key = elt_row_key(relation, row);
 
@@ -292,8 +300,13 @@ elt_stage_finish(EltStage *stage)
 
 /* ---- which log a change goes to ---- */
 
+/*
+ * The log that takes a relation's rows, and the version of its present shape.
+ * NULL where the copy has what comes now: its shape is older than the copy's,
+ * which is known already.
+ */
 static StageLog *
-log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version)
+log_of_relation(EltStage *stage, EltRelation *relation, bool copied, int *schema_version)
 {
 	StageRelation *known = relation->user_data;
 
@@ -304,7 +317,11 @@ log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version)
 	}
 	if (known->refresh_count != stage->refresh_count)
 	{
-		known->log = find_log(stage, relation->name);
+		StageLog   *log = find_log(stage, relation->name);
+
+		if (!copied && (log->skip || stage->commit_lsn < log->sync_lsn))
+			return NULL;
+		known->log = log;
 		known->schema_version = elt_schema_version(stage->source.source_id, relation, stage->commit_lsn);
 		known->refresh_count = stage->refresh_count;
 	}

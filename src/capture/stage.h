@@ -22,6 +22,9 @@ extern void elt_stage_free_relation(void *user_data);
 extern void elt_stage_begin(EltStage *stage, TransactionId xid, XLogRecPtr commit_lsn, TimestampTz commit_ts);
 
 /* All of these need a local transaction. */
+
+/* Notes what a relation looks like from here on, before any change of it. */
+extern void elt_stage_relation(EltStage *stage, EltRelation *relation);
 extern void elt_stage_change(EltStage *stage, EltChange *change);
 extern void elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row);
 

@@ -7,7 +7,7 @@
  * belongs to it:
  *
  *	B  xid, commit_lsn, commit_ts			a transaction begins
- *	R  length, id, name, columns			what a relation looks like from here on
+ *	R  length, id, file, identity, name, columns	a relation from here on
  *	c, u, d, t  id, lsn, which rows, rows	a change
  *	m  lsn, length, content					a message
  *	M  lsn, length							one that is too large to be staged
@@ -56,6 +56,11 @@
 #define ROW_OLD			0x01
 #define ROW_NEW			0x02
 
+/* a column of a relation */
+#define COLUMN_KEY		0x01
+#define COLUMN_DEFAULT	0x02
+#define COLUMN_MISSING	0x04	/* its value for older rows follows */
+
 #define VARINT_MAX		5		/* bytes of the longest */
 
 typedef struct DecodedRelation
@@ -81,7 +86,7 @@ struct EltDecoder
 	EltRow		new;
 };
 
-static void read_relation(EltDecoder *decoder);
+static EltRelation *read_relation(EltDecoder *decoder);
 static void read_change(EltDecoder *decoder, char op, EltChange *change);
 static inline void set_text(EltDecoder *decoder, EltRow *row, int column, uint32 length);
 static void read_row(EltDecoder *decoder, EltRelation *relation, EltRow *row);
@@ -176,8 +181,11 @@ elt_wire_relation(StringInfo out, const EltRelation *relation)
 	char	   *p;
 
 	initStringInfo(&body);
-	p = start_put(&body, VARINT_MAX);
-	finish_put(&body, put_varint(p, relation->id));
+	p = start_put(&body, 2 * VARINT_MAX + 1);
+	p = put_varint(p, relation->id);
+	p = put_varint(p, relation->filenode);
+	*p++ = relation->identity;
+	finish_put(&body, p);
 	put_string(&body, relation->name);
 	p = start_put(&body, VARINT_MAX);
 	finish_put(&body, put_varint(p, relation->ncolumns));
@@ -185,10 +193,16 @@ elt_wire_relation(StringInfo out, const EltRelation *relation)
 	{
 		const EltColumn *column = &relation->columns[i];
 
-		appendStringInfoChar(&body, column->in_key ? 1 : 0);
+		p = start_put(&body, 1 + 2 * VARINT_MAX);
+		*p++ = (column->in_key ? COLUMN_KEY : 0) | (column->has_default ? COLUMN_DEFAULT : 0) |
+			(column->missing != NULL ? COLUMN_MISSING : 0);
+		p = put_varint(p, column->number);
+		finish_put(&body, put_varint(p, column->touched));
 		put_string(&body, column->name);
 		put_string(&body, column->type_name);
 		put_string(&body, column->type_code);
+		if (column->missing != NULL)
+			put_string(&body, column->missing);
 	}
 
 	p = start_put(out, 1 + VARINT_MAX + (Size) body.len);
@@ -465,8 +479,14 @@ elt_decoder_next(EltDecoder *decoder, EltEvent *event)
 
 		if (letter == EVENT_RELATION)
 		{
-			read_relation(decoder);
-			continue;
+			EltRelation *relation = read_relation(decoder);
+
+			if (relation == NULL || !decoder->in_transaction)
+				continue;
+			*event = decoder->transaction;
+			event->kind = ELT_EVENT_RELATION;
+			event->change.relation = relation;
+			return true;
 		}
 
 		if ((letter == EVENT_BEGIN) == decoder->in_transaction)
@@ -509,9 +529,9 @@ elt_decoder_next(EltDecoder *decoder, EltEvent *event)
 
 /*
  * Reads the description of a relation, and makes it the one that changes
- * refer to, unless it says what is known already.
+ * refer to; NULL where it says what is known already.
  */
-static void
+static EltRelation *
 read_relation(EltDecoder *decoder)
 {
 	uint32		length = get_varint(decoder);
@@ -536,7 +556,7 @@ read_relation(EltDecoder *decoder)
 		memcmp(entry->bytes, body, length) == 0)
 	{
 		decoder->cursor = body_end;
-		return;
+		return NULL;
 	}
 
 	context = AllocSetContextCreate(decoder->context, "elt relation of a stream",
@@ -545,6 +565,10 @@ read_relation(EltDecoder *decoder)
 	decoder->end = body_end;
 	relation = palloc0(sizeof(EltRelation));
 	relation->id = id;
+	relation->filenode = get_varint(decoder);
+	relation->identity = (char) get_byte(decoder);
+	if (relation->identity == '\0' || strchr("dnfi", relation->identity) == NULL)
+		broken(decoder, "unknown replica identity");
 	relation->name = get_string(decoder);
 	ncolumns = get_varint(decoder);
 	if (ncolumns > MaxHeapAttributeNumber)
@@ -555,10 +579,17 @@ read_relation(EltDecoder *decoder)
 	{
 		EltColumn  *column = &relation->columns[i];
 
-		column->in_key = get_byte(decoder) != 0;
+		uint8		flags = get_byte(decoder);
+
+		column->in_key = (flags & COLUMN_KEY) != 0;
+		column->has_default = (flags & COLUMN_DEFAULT) != 0;
+		column->number = get_varint(decoder);
+		column->touched = get_varint(decoder);
 		column->name = get_string(decoder);
 		column->type_name = get_string(decoder);
 		column->type_code = get_string(decoder);
+		if (flags & COLUMN_MISSING)
+			column->missing = get_string(decoder);
 	}
 	if (decoder->cursor != body_end)
 		broken(decoder, "description of a relation with a wrong length");
@@ -585,6 +616,7 @@ read_relation(EltDecoder *decoder)
 	entry->bytes = palloc(length);
 	memcpy(entry->bytes, body, length);
 	MemoryContextSwitchTo(caller);
+	return relation;
 }
 
 /*

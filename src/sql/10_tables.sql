@@ -63,12 +63,20 @@ CREATE TABLE elt.schema_versions (
 	source_id		bigint NOT NULL REFERENCES elt.sources ON DELETE CASCADE,
 	relation		text NOT NULL,
 	version			int NOT NULL,
-	columns			jsonb NOT NULL,				-- [{"name": …, "type": …, "key": true|false}, …] in order
-	fingerprint		text NOT NULL,				-- hash of columns
-	valid_from_lsn	pg_lsn NOT NULL,
-	created_at		timestamptz NOT NULL DEFAULT now(),
+	columns			jsonb NOT NULL,				-- in order: name, type, key (true or false), number; code: of types with fields, these; missing: what rows have that are older than the column
+	key				text[] NOT NULL,			-- names of the key's columns
+	replica_identity	text NOT NULL CHECK (replica_identity IN ('default', 'nothing', 'full', 'index')),
+	fingerprint		text NOT NULL,				-- hash of columns, but for missing
+	valid_from_lsn	pg_lsn NOT NULL,			-- commit of the transaction in which it was first seen
+	relid			oid NOT NULL,				-- at the source
+	incarnation		int NOT NULL,				-- of the name: counts tables that have borne it one after another
+	rewritten		boolean NOT NULL DEFAULT false,	-- since the version before, rows may have changed without changes in raw staging
+	changes			jsonb NOT NULL DEFAULT '[]',	-- against the version before: [{"change": …, "column": …, "from": …, "to": …}, …]
+	facts			jsonb NOT NULL,				-- by which a rewrite is told: the relation's file, of each column the transaction that defined it and whether it has a default
+	created_at		timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (source_id, relation, version)
 );
+CREATE INDEX schema_versions_relid ON elt.schema_versions (source_id, relid);
 COMMENT ON TABLE elt.schema_versions IS 'the columns of each captured relation, one row per shape it has had';
 
 CREATE TABLE elt.pipelines (

@@ -24,10 +24,11 @@ CREATE FUNCTION elt.alter_pipeline(
 	name text,
 	options jsonb DEFAULT NULL,
 	target regclass DEFAULT NULL,
-	ordering text DEFAULT NULL) RETURNS void
+	ordering text DEFAULT NULL,
+	relation text DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_alter_pipeline';
-COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text) IS
-	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, from its next batch on. A blocked pipeline tries at once';
+COMMENT ON FUNCTION elt.alter_pipeline(text, jsonb, regclass, text, text) IS
+	'changes options of a pipeline (a null member takes one back to its default), its target or its ordering, or follows its table to another name, from its next batch on. A blocked pipeline tries at once';
 
 CREATE FUNCTION elt.drop_pipeline(name text) RETURNS void
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_drop_pipeline';

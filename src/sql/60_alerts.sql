@@ -64,8 +64,17 @@ INSERT INTO elt.alert_rules
 	 'a worker is wanted and cannot be started, because the server has no background worker free for it',
 	 'Raise max_worker_processes in postgresql.conf and restart the server.'),
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
-	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes',
-	 'Compare elt.schema_versions with the transform and the target.'),
+	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes; detail says what changed',
+	 'Compare it (elt.diff_schema) with the transform and the target.'),
+	('schema_break', 'warning', NULL, '0', '0', '10 s',
+	 'the same where a column was dropped, renamed or retyped, or the key changed',
+	 'Compare it (elt.diff_schema) with the transform and the target; a transform finds such a column missing, or with values of the new type.'),
+	('resync_needed', 'critical', NULL, '0', '0', '10 s',
+	 'the version of a relation whose rows were rewritten, or whose name went to another table, until it is copied anew',
+	 'SELECT elt.resync_table(source, relation); elt.resyncs_needed has the call for each.'),
+	('relation_renamed', 'warning', NULL, '0', '0', '10 s',
+	 'a pipeline reads a relation whose table goes on under another name, so that it gets nothing more',
+	 'elt.alter_pipeline(name, relation => the new name) lets it go on where the old name ended.'),
 	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
 	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
 	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
@@ -529,13 +538,8 @@ BEGIN
 			WHERE s.conninfo IS NULL AND s.home = home_id AND s.start_lsn IS NOT NULL AND m.value IS NOT NULL AND m.rule = ANY (rules);
 	END IF;
 
-	IF 'schema_drift' = ANY (rules) THEN
-		RETURN QUERY SELECT 'schema_drift', jsonb_build_object('source', s.name, 'relation', v.relation, 'value', max(v.version))
-			FROM elt.schema_versions v
-			JOIN elt.sources s ON s.source_id = v.source_id
-			WHERE v.version > 1 AND v.created_at > at - interval '10 min'
-				AND EXISTS (SELECT FROM elt.pipelines p WHERE p.source_id = v.source_id AND p.relation = v.relation)
-			GROUP BY s.name, v.relation;
+	IF rules && ARRAY['schema_drift', 'schema_break', 'resync_needed', 'relation_renamed'] THEN
+		RETURN QUERY SELECT * FROM elt.schema_alert_samples(rules, at);
 	END IF;
 
 	IF 'oversize_value' = ANY (rules) THEN

@@ -20,6 +20,11 @@ GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
 	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 
+/* Shapes of relations show to who owns the source, or a pipeline of the relation. */
+GRANT SELECT ON elt.schema_history, elt.resyncs_needed, elt.renamed_relations TO PUBLIC;
+GRANT EXECUTE ON FUNCTION elt.diff_schema(text, text, int, int), elt.sees_relation(name, bigint, text),
+	elt.compare_shapes(jsonb, jsonb), elt.compare_columns(jsonb, jsonb, boolean) TO PUBLIC;
+
 /* Every pipeline's owner runs these. */
 GRANT EXECUTE ON FUNCTION elt.note_change(bigint), elt.field(jsonb, text), elt.populate(anyelement, jsonb) TO PUBLIC;
 

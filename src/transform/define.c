@@ -51,6 +51,7 @@ static char read_ordering(const char *ordering);
 static void check_definition(EltPipeline *pipeline, const EltSource *source);
 static char *find_relation(const EltSource *source, const char *relation);
 static bool relation_is_known(const EltSource *source, const char *relation, char **known);
+static void follow_relation(EltPipeline *pipeline, const char *relation);
 static List *read_key(Datum key);
 static void warn_of_target_owner(const EltPipeline *pipeline);
 static void check_key(EltPipeline *pipeline);
@@ -61,7 +62,7 @@ static void require_time_column(const EltPipeline *pipeline, const char *name, c
 static char *read_transform(const char *text);
 static List *source_columns(const EltSource *source, const char *relation);
 static EltPipeline *hold_definition(const char *name);
-static void require_none_parked(const EltPipeline *pipeline);
+static void require_none_parked(const EltPipeline *pipeline, const char *reason);
 static int64 store(const EltPipeline *pipeline, const char *mode, const char *ordering, int lanes);
 static int	store_version(const EltPipeline *pipeline);
 static const char *ordering_name(char ordering);
@@ -155,9 +156,11 @@ elt_alter_pipeline(PG_FUNCTION_ARGS)
 		char		ordering = read_ordering(text_to_cstring(PG_GETARG_TEXT_PP(3)));
 
 		if (pipeline->ordering == 's' && ordering != 's')
-			require_none_parked(pipeline);
+			require_none_parked(pipeline, "With another ordering they could overwrite newer ones.");
 		pipeline->ordering = ordering;
 	}
+	if (!PG_ARGISNULL(4))
+		follow_relation(pipeline, text_to_cstring(PG_GETARG_TEXT_PP(4)));
 	check_definition(pipeline, elt_catalog_source(pipeline->source, false));
 	(void) store_version(pipeline);
 	PG_RETURN_VOID();
@@ -283,6 +286,73 @@ relation_is_known(const EltSource *source, const char *relation, char **known)
 	*known = elt_spi_text(&spi, 0, 2);
 	elt_spi_end(&spi);
 	return found;
+}
+
+/*
+ * Lets a pipeline go on with the log of the name that its table has now.
+ *
+ * By hand, and not by itself, because a table that is renamed is as often one
+ * that is put aside: where orders_new takes the place of orders, the pipeline
+ * is to stay with the name, and only its owner can tell.
+ *
+ * Change ids ascend over all logs of a source, so the lanes' positions hold in
+ * the new log too: what came after the rename is behind them.  What came before
+ * has to be settled, because it is in the old log alone.  Rows of another table
+ * that had the new name earlier are not this pipeline's: the positions are
+ * moved past them.
+ */
+static void
+follow_relation(EltPipeline *pipeline, const char *relation)
+{
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	char	   *name = find_relation(elt_catalog_source(pipeline->source, false), relation);
+	Datum		values[] = {Int64GetDatum(pipeline->source_id), CStringGetTextDatum(pipeline->relation),
+	CStringGetTextDatum(name), CStringGetTextDatum(pipeline->name)};
+	bool		isnull;
+	int			version;
+	int64		backlog;
+	EltSpi		spi;
+
+	if (strcmp(name, pipeline->relation) == 0)
+		return;
+
+	elt_spi_begin(&spi);
+	elt_spi_run("SELECT coalesce(min(n.version), 0) FROM elt.schema_versions n "
+				"WHERE n.source_id = $1 AND n.relation = $3 AND n.changes @> '[{\"change\": \"renamed relation\"}]' AND "
+				"n.relid IN (SELECT o.relid FROM elt.schema_versions o WHERE o.source_id = $1 AND o.relation = $2)",
+				3, types, values, NULL);
+	version = (int) elt_spi_int64(0, 1);
+	elt_spi_run("SELECT b.changes FROM elt.pipeline_backlog($4) b", lengthof(types), types, values, NULL);
+	(void) elt_spi_datum(&spi, 0, 1, &isnull);
+	backlog = isnull ? 0 : elt_spi_int64(0, 1);
+	elt_spi_end(&spi);
+
+	if (version == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("relation %s is not the table of pipeline \"%s\" under another name", name, pipeline->name),
+				 errdetail("The pipeline reads %s.", pipeline->relation),
+				 errhint("SELECT relation, renamed_to FROM elt.renamed_relations; for another table create another pipeline.")));
+	if (backlog > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pipeline \"%s\" has not settled all changes of %s", pipeline->name, pipeline->relation),
+				 errdetail(INT64_FORMAT " changes wait under this name, and none of them is in the log of %s.",
+						   backlog, name),
+				 errhint("SELECT elt.wait_for(%s), then try again.", quote_literal_cstr(pipeline->name))));
+	require_none_parked(pipeline, "They are in the log of the old name alone.");
+
+	if (version > 1)
+	{
+		elt_spi_begin(&spi);
+		elt_spi_execute(psprintf("UPDATE elt.checkpoints c SET position = greatest(c.position, r.last) "
+								 "FROM (SELECT max(change_id) AS last FROM elt_raw.%s WHERE relation = %s AND schema_version < %d) r "
+								 "WHERE c.pipeline_id = " INT64_FORMAT,
+								 quote_identifier(pipeline->source), quote_literal_cstr(name), version,
+								 pipeline->pipeline_id));
+		elt_spi_end(&spi);
+	}
+	pipeline->relation = name;
 }
 
 /* The relation's columns as far as they are known; NIL where they are not. */
@@ -490,7 +560,7 @@ hold_definition(const char *name)
 
 /* What is parked would come later than what no longer waits for it. */
 static void
-require_none_parked(const EltPipeline *pipeline)
+require_none_parked(const EltPipeline *pipeline, const char *reason)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id)};
@@ -504,7 +574,7 @@ require_none_parked(const EltPipeline *pipeline)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pipeline \"%s\" has parked changes", pipeline->name),
-				 errdetail("With another ordering they could overwrite newer ones."),
+				 errdetail_internal("%s", reason),
 				 errhint("Resolve the quarantined changes that they wait for first; see elt.blocked_keys.")));
 }
 
@@ -555,21 +625,21 @@ store(const EltPipeline *pipeline, const char *mode, const char *ordering, int l
 static int
 store_version(const EltPipeline *pipeline)
 {
-	Oid			types[] = {INT8OID, TEXTOID, OIDOID, JSONBOID, TEXTOID};
+	Oid			types[] = {INT8OID, TEXTOID, OIDOID, JSONBOID, TEXTOID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(pipeline->pipeline_id),
 		pipeline->transform ? CStringGetTextDatum(pipeline->transform) : (Datum) 0,
 		ObjectIdGetDatum(pipeline->target), JsonbPGetDatum(pipeline->options),
-	CStringGetTextDatum(ordering_name(pipeline->ordering))};
+	CStringGetTextDatum(ordering_name(pipeline->ordering)), CStringGetTextDatum(pipeline->relation)};
 	int			version;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	elt_spi_run("WITH changed AS (UPDATE elt.pipelines p SET version = p.version + 1, transform = $2, target = c.oid, "
-				"target_name = format('%I.%I', n.nspname, c.relname), target_owner = c.relowner, options = $4, ordering = $5 "
+				"target_name = format('%I.%I', n.nspname, c.relname), target_owner = c.relowner, options = $4, ordering = $5, relation = $6 "
 				"FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
 				"WHERE p.pipeline_id = $1 AND c.oid = $3 RETURNING p.pipeline_id, p.version, p.transform), "
 				"noted AS (INSERT INTO elt.pipeline_versions (pipeline_id, version, transform) SELECT * FROM changed RETURNING version) "
-				"SELECT version FROM noted", 5, types, values, pipeline->transform ? NULL : " n   ");
+				"SELECT version FROM noted", lengthof(types), types, values, pipeline->transform ? NULL : " n    ");
 	version = (int) elt_spi_int64(0, 1);
 
 	/* what failed with the old definition may be well with this one */
