@@ -21,6 +21,7 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -364,6 +365,12 @@ elt_spi_run(const char *query, int nargs, const Oid *types, Datum *values, const
 	if (own_snapshot)
 		PopActiveSnapshot();
 	return SPI_processed;
+}
+
+void
+elt_spi_use_indexes(void)
+{
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void

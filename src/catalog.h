@@ -37,6 +37,11 @@ extern void elt_spi_end(EltSpi *spi);
  *		may be NULL.  The plan is kept for the session under the address of
  *		the query text, so this must be a string literal.
  *
+ * elt_spi_use_indexes
+ *		The statements that follow, until elt_spi_end, are planned without
+ *		sequential scans.  For those that look rows up one by one: their plans
+ *		are kept while a table grows from a page to millions of rows.
+ *
  * elt_spi_show
  *		Shows rows to the statements that follow, until elt_spi_end, as a
  *		relation of that name.
@@ -45,6 +50,7 @@ extern void elt_spi_end(EltSpi *spi);
  *		Runs statements that are built at run time (DDL), without parameters.
  */
 extern uint64 elt_spi_run(const char *query, int nargs, const Oid *types, Datum *values, const char *nulls);
+extern void elt_spi_use_indexes(void);
 extern void elt_spi_show(const char *name, TupleDesc desc, Tuplestorestate *rows, int nrows);
 extern void elt_spi_execute(const char *statements);
 

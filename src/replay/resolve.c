@@ -353,6 +353,7 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 	 * records of such a width would go to disk for
 	 */
 	elt_spi_begin(&spi);
+	elt_spi_use_indexes();
 	*n = (int) elt_spi_run("SELECT q.* FROM unnest($1) AS a (id) CROSS JOIN LATERAL ("
 						   "SELECT q.change_id, q.commit_lsn, q.lsn, q.xid, q.commit_ts, q.staged_at, q.seq, q.key_hash, "
 						   "q.schema_version, q.op, q.relation, q.key, "

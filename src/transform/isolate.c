@@ -7,8 +7,14 @@
  * is before it is applied, then the suspect alone, and if that fails it is
  * quarantined.  Where suspecting does not help (a plan that reads all before
  * it writes, an error at the statement's end) the chunk is halved; one of at
- * most SINGLES changes is applied change by change.  Chunks grow again with
- * each success.
+ * most SINGLES changes is applied change by change.
+ *
+ * A chunk that fails has done the work before the suspect in vain, so chunks
+ * are as long as the failures are apart allows: where one change in G fails,
+ * chunks of c changes cost some G / c subtransactions more for each failure, of
+ * START_COST changes each, and waste c / 2 changes.  That is least where c is
+ * the root of 2 * START_COST * G.  G is learnt from the failures, also for the
+ * windows that follow; where they stay away chunks grow with each success.
  *
  * Order per key: with ordering strict, changes of a key that has an
  * unresolved one, be it of this window or of an earlier one, are parked; with
@@ -35,6 +41,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "capture/change.h"
 #include "commands/prepare.h"
@@ -59,6 +67,8 @@
 #define NEIGHBOURHOOD		256 /* change_ids to look for neighbours in */
 #define MAX_TRIALS			8
 #define MAX_SUBTRANSACTIONS	60
+#define START_COST			12	/* of a statement in a subtransaction, in
+								 * changes applied by a longer one */
 
 typedef struct Failure
 {
@@ -67,7 +77,15 @@ typedef struct Failure
 	const char *class;
 } Failure;
 
+/* How far apart the failures of a pipeline are, in the windows that this process saw last. */
+static struct
+{
+	int64		pipeline_id;
+	int			gap;			/* in changes; 0: none failed */
+}			failing = {0, 0};
+
 static bool apply_window(EltWork *work);
+static int	chunk_between(int gap);
 static bool apply_chunk(EltWork *work, int n, bool *failed);
 static int	find_suspect(EltWork *work, int n);
 static bool apply_singles(EltWork *work, int n);
@@ -101,9 +119,11 @@ static bool
 apply_window(EltWork *work)
 {
 	EltLogWindow *window = work->window;
-	int			chunk = Max(window->nrows, 1);
+	int			gap = failing.pipeline_id == work->pipeline->pipeline_id ? failing.gap : 0;
+	int			chunk = Min(gap > 0 ? chunk_between(gap) : PG_INT32_MAX, Max(window->nrows, 1));
 	int			suspect = -1;	/* the row that is likely to blame */
 	int			nsuspects = 0;
+	int			nfailures = 0;
 	int			last_failure = 0;	/* row behind the last one to blame */
 	TimestampTz start = GetCurrentTimestamp();
 
@@ -131,7 +151,8 @@ apply_window(EltWork *work)
 			 */
 			if (!apply_singles(work, 1))
 				return false;
-			chunk = Max(MIN_CHUNK, 2 * (work->settled - last_failure));
+			gap = nfailures++ == 0 && gap == 0 ? work->settled : (3 * gap + work->settled - last_failure) / 4;
+			chunk = chunk_between(gap);
 			last_failure = work->settled;
 			suspect = -1;
 			nsuspects = 0;
@@ -141,7 +162,8 @@ apply_window(EltWork *work)
 			return false;
 		if (!failed)
 		{
-			chunk = Min(2 * (int64) chunk, window->nrows);
+			if (work->settled - last_failure >= 2 * (int64) gap)
+				chunk = Min(2 * (int64) chunk, window->nrows);
 			continue;
 		}
 		suspect = find_suspect(work, n);
@@ -161,7 +183,16 @@ apply_window(EltWork *work)
 			nsuspects = 0;
 		}
 	}
+	failing.pipeline_id = work->pipeline->pipeline_id;
+	failing.gap = nfailures > 0 ? gap : 0;
 	return true;
+}
+
+/* How many changes to apply at once where one in so many fails. */
+static int
+chunk_between(int gap)
+{
+	return Max(MIN_CHUNK, (int) sqrt(2.0 * START_COST * gap));
 }
 
 /* Applies the next n rows at once; *failed: they must be tried in smaller parts. */

@@ -63,19 +63,34 @@ elt_blocked_keys_create(void)
 	return blocked;
 }
 
-/* Adds the keys among those of the rows that have an unresolved change. */
+/*
+ * Adds the keys among those of the rows that have an unresolved change.  Mostly
+ * the pipeline has few of them: then they are all taken, which costs less than
+ * to ask for each of the rows.
+ */
 void
 elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, EltLogRow **rows, int nrows)
 {
-	Oid			types[] = {INT8OID, INT4ARRAYOID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), key_hash_array(rows, nrows)};
+	int			few = Max(nrows / 4, 100);
+	Oid			types[] = {INT8OID, INT4OID};
+	Oid			hash_types[] = {INT8OID, INT4ARRAYOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), Int32GetDatum(few)};
 	uint64		found;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	found = elt_spi_run("SELECT key_hash, key FROM elt.quarantine_unresolved WHERE pipeline_id = $1 AND key_hash = ANY ($2) "
-						"UNION SELECT key_hash, key FROM elt.parked WHERE pipeline_id = $1 AND key_hash = ANY ($2)",
+	elt_spi_use_indexes();
+	found = elt_spi_run("SELECT key_hash, key FROM elt.quarantine_unresolved WHERE pipeline_id = $1 "
+						"UNION ALL SELECT key_hash, key FROM elt.parked WHERE pipeline_id = $1 LIMIT $2",
 						2, types, values, NULL);
+	if (found == few)
+	{
+		values[1] = key_hash_array(rows, nrows);
+		found = elt_spi_run("SELECT k.* FROM (SELECT DISTINCT unnest($2)) AS a (key_hash) CROSS JOIN LATERAL ("
+							"SELECT u.key_hash, u.key FROM elt.quarantine_unresolved u WHERE u.pipeline_id = $1 AND u.key_hash = a.key_hash "
+							"UNION SELECT p.key_hash, p.key FROM elt.parked p WHERE p.pipeline_id = $1 AND p.key_hash = a.key_hash) AS k",
+							2, hash_types, values, NULL);
+	}
 	for (uint64 i = 0; i < found; i++)
 	{
 		EltLogRow	row = {0};
@@ -83,7 +98,8 @@ elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, EltLogRow **ro
 
 		row.key_hash = (int32) elt_spi_int64(i, 1);
 		row.key = elt_spi_datum(&spi, i, 2, &isnull);
-		elt_blocked_keys_add(blocked, &row);
+		if (!elt_blocked_keys_contain(blocked, &row))
+			elt_blocked_keys_add(blocked, &row);
 	}
 	elt_spi_end(&spi);
 }
@@ -151,8 +167,10 @@ elt_quarantine_unresolved(int64 pipeline_id, EltLogRow **rows, int nrows, int *c
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	*count = (int) elt_spi_run("SELECT change_id FROM elt.quarantine_unresolved WHERE pipeline_id = $1 "
-							   "AND key_hash = ANY ($2)", 2, types, values, NULL);
+	elt_spi_use_indexes();
+	*count = (int) elt_spi_run("SELECT u.change_id FROM (SELECT DISTINCT unnest($2)) AS a (key_hash) CROSS JOIN LATERAL ("
+							   "SELECT u.change_id FROM elt.quarantine_unresolved u "
+							   "WHERE u.pipeline_id = $1 AND u.key_hash = a.key_hash OFFSET 0) AS u", 2, types, values, NULL);
 	change_ids = MemoryContextAlloc(spi.caller_context, Max(*count, 1) * sizeof(int64));
 	for (int i = 0; i < *count; i++)
 		change_ids[i] = elt_spi_int64(i, 1);
@@ -237,11 +255,8 @@ elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const ch
 	values[2] = CStringGetTextDatum(by);
 	values[3] = text_or_null(note, &nulls[3]);
 
-	/*
-	 * Row by row by its key, whatever the planner knows of the tables: the
-	 * plan is kept while these grow from nothing to a flood and back.
-	 */
 	elt_spi_begin(&spi);
+	elt_spi_use_indexes();
 	resolved = elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_unresolved WHERE ctid = ANY (ARRAY("
 						   "SELECT u.place FROM unnest($1) AS a (id) CROSS JOIN LATERAL "
 						   "(SELECT u.ctid AS place FROM elt.quarantine_unresolved u WHERE u.quarantine_id = a.id OFFSET 0) AS u)) "
