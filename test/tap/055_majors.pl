@@ -158,7 +158,7 @@ else
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
 	$standby->init_from_backup($primary, 'base', has_streaming => 1);
 	$standby->append_conf('postgresql.conf', join("\n", "primary_conninfo = '" . $primary->connstr . " dbname=postgres'",
-			"primary_slot_name = 'standby'", 'hot_standby_feedback = on', 'sync_replication_slots = on', ''));
+			"primary_slot_name = 'standby'", 'hot_standby_feedback = on', 'sync_replication_slots = on', "synchronized_standby_slots = ''", ''));
 	$standby->start;
 
 	$sink->safe_psql('postgres', "SELECT elt.create_source('far', conninfo => 'host=" . $primary->host . ',' . $standby->host
