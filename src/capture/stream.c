@@ -256,20 +256,17 @@ elt_stream_check_server(EltStream *stream)
 	PGresult   *result;
 	char	   *wal_level;
 	char	   *libraries;
-	char	   *encoding;
 	bool		listed = true;
 
 	result = elt_stream_query(stream,
 							  "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_level'), "
-							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'server_encoding'), "
 							  "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries')",
 							  PGRES_TUPLES_OK);
 	wal_level = pstrdup(elt_stream_value(result, 0, 0));
-	encoding = pstrdup(elt_stream_value(result, 0, 1));
-	libraries = pstrdup(elt_stream_value(result, 0, 2));
+	libraries = pstrdup(elt_stream_value(result, 0, 1));
 
 	/* servers that do not know the setting load any plugin */
-	if (!PQgetisnull(result, 0, 2))
+	if (!PQgetisnull(result, 0, 1))
 	{
 		char	   *copy = pstrdup(libraries);
 		List	   *names = NIL;
@@ -294,13 +291,6 @@ elt_stream_check_server(EltStream *stream)
 				 errdetail("It is \"%s\".", libraries),
 				 errhint("Put this line into the source's postgresql.conf and reload it: output_plugin_libraries = '%s%selt'",
 						 libraries, libraries[0] != '\0' ? ", " : "")));
-	/* any other is converted on the way; bytes of no encoding cannot be */
-	if (strcmp(encoding, "SQL_ASCII") == 0 && GetDatabaseEncoding() != PG_SQL_ASCII)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the source's encoding is SQL_ASCII, so its text cannot be converted to %s",
-						GetDatabaseEncodingName()),
-				 errhint("Capture it into a database whose encoding is SQL_ASCII too.")));
 }
 
 PGresult *
