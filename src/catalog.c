@@ -40,7 +40,7 @@ static HTAB *plans = NULL;
 	"s.source_id, s.name, s.owner::oid, " \
 	"s.conninfo || coalesce((SELECT ' ' || x.secret FROM elt.source_secrets x WHERE x.source_id = s.source_id), ''), " \
 	"s.publication::text, s.own_publication, " \
-	"s.slot_name::text, s.snapshot = 'initial', s.enabled, s.home = elt.home(), s.start_lsn, s.partition_changes"
+	"s.slot_name::text, s.snapshot = 'initial', s.enabled, s.home = elt.home(), s.start_lsn, s.partition_changes, elt.copy_work(s.source_id)"
 
 #define PIPELINE_COLUMNS \
 	"p.pipeline_id, p.name, p.source_id, s.name, p.relation, t.raw::oid, " \
@@ -273,6 +273,7 @@ source_from_row(EltSpi *spi, uint64 row)
 	source->enabled = elt_spi_bool(row, 9);
 	source->at_home = elt_spi_bool(row, 10);
 	source->partition_changes = (int) elt_spi_int64(row, 12);
+	source->copy_work = (int) elt_spi_int64(row, 13);
 	start_lsn = elt_spi_datum(spi, row, 11, &isnull);
 	source->start_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(start_lsn);
 	return source;

@@ -2,7 +2,8 @@
  * stage.c
  *	  Changes into raw staging, in bulk.
  *
- * The capture worker is the only writer of a source's log, and it appends:
+ * Each leaf has one writer, and it appends: the capture worker, or of the
+ * change_ids that are reserved for a copy a snapshot worker (elt_stage_use_ids).
  * change_ids grow, leaves have no index and no trigger, and inserts skip the
  * free space map, so that the physical order of a leaf is the order of its
  * change_ids (see raw.h).
@@ -49,9 +50,6 @@ typedef struct StageLog
 	char	   *name;			/* hash key: the relation's name, "" for
 								 * messages */
 	Oid			partition;
-	bool		skip;			/* waits for its copy: what comes before that
-								 * is in the copy */
-	XLogRecPtr	sync_lsn;		/* what committed before it came with the copy */
 	Datum		relation_text;
 
 	Oid			leaf;			/* that the next row goes to */
@@ -87,6 +85,7 @@ struct EltStage
 	Oid			sequence;
 	int64		next_id;
 	int64		last_id;		/* of the block at hand */
+	bool		own_ids;		/* was given ids, takes none of the sequence */
 
 	TransactionId xid;
 	XLogRecPtr	commit_lsn;
@@ -103,7 +102,7 @@ typedef struct LogEntry
 
 static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
 static StageLog *find_log(EltStage *stage, const char *name);
-static void read_table_state(EltStage *stage, StageLog *log);
+static void note_table(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
 					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
@@ -173,9 +172,6 @@ elt_stage_change(EltStage *stage, EltChange *change)
 	}
 
 	log = log_of_relation(stage, relation, &version);
-	if (log->skip || stage->commit_lsn < log->sync_lsn)
-		return;
-
 	old = MemoryContextSwitchTo(stage->pending_context);
 	if (change->op == ELT_OP_TRUNCATE)
 		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL);
@@ -218,6 +214,27 @@ elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 	add_row(stage, log, version, ELT_OP_SNAPSHOT, stage->commit_lsn,
 			elt_row_key_hash(relation, row), elt_row_key(relation, row),
 			NULL, elt_row_image(relation, row, NULL), NULL);
+	MemoryContextSwitchTo(old);
+}
+
+void
+elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row)
+{
+	StageLog   *log = find_log(stage, relation);
+	MemoryContext old;
+
+	/* the row is written later */
+	old = MemoryContextSwitchTo(stage->pending_context);
+	stage->xid = row->xid;
+	stage->commit_lsn = row->commit_lsn;
+	stage->commit_ts = row->commit_ts;
+	stage->staged_at = row->staged_at;
+	stage->seq = row->seq;
+	add_row(stage, log, row->schema_version, row->op, row->lsn, row->key_hash,
+			row->key ? DatumGetJsonbPCopy(PointerGetDatum(row->key)) : NULL,
+			row->before ? DatumGetJsonbPCopy(PointerGetDatum(row->before)) : NULL,
+			row->after ? DatumGetJsonbPCopy(PointerGetDatum(row->after)) : NULL,
+			row->unchanged ? DatumGetArrayTypePCopy(PointerGetDatum(row->unchanged)) : NULL);
 	MemoryContextSwitchTo(old);
 }
 
@@ -308,7 +325,7 @@ find_log(EltStage *stage, const char *name)
 
 		log->relation_text = CStringGetTextDatum(name);
 		MemoryContextSwitchTo(old);
-		read_table_state(stage, log);
+		note_table(stage, log);
 		log->partition = elt_partition_of_relation(&stage->source, name);
 	}
 	entry = hash_search(stage->logs, name, HASH_ENTER, &found);
@@ -316,26 +333,24 @@ find_log(EltStage *stage, const char *name)
 	return log;
 }
 
-/* A table that the publication got without elt's doing is captured from here on. */
+/*
+ * A table that the publication got without elt's doing is captured from here
+ * on.  Nothing is locked where it is known: snapshot workers come here too.
+ */
 static void
-read_table_state(EltStage *stage, StageLog *log)
+note_table(EltStage *stage, StageLog *log)
 {
 	Oid			types[] = {INT8OID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(stage->source.source_id), log->relation_text};
-	bool		isnull;
-	Datum		sync_lsn;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("INSERT INTO elt.source_tables (source_id, relation) VALUES ($1, $2) "
-				"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready' "
-				"WHERE source_tables.state = 'removed'",
-				2, types, values, NULL);
-	elt_spi_run("SELECT state = 'pending', sync_lsn FROM elt.source_tables WHERE source_id = $1 AND relation = $2",
-				2, types, values, NULL);
-	log->skip = elt_spi_bool(0, 1);
-	sync_lsn = elt_spi_datum(&spi, 0, 2, &isnull);
-	log->sync_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(sync_lsn);
+	if (elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND relation = $2 AND state <> 'removed'",
+					2, types, values, NULL) == 0)
+		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, newly_published) VALUES ($1, $2, true) "
+					"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready', newly_published = true "
+					"WHERE source_tables.state = 'removed'",
+					2, types, values, NULL);
 	elt_spi_end(&spi);
 }
 
@@ -429,14 +444,46 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 static int64
 next_change_id(EltStage *stage)
 {
+	int64		change_id = elt_stage_next_id(stage);
+
+	stage->next_id++;
+	return change_id;
+}
+
+int64
+elt_stage_next_id(EltStage *stage)
+{
 	if (stage->next_id >= stage->last_id)
 	{
+		if (stage->own_ids)
+			elog(ERROR, "the change_ids that were reserved for a copy into source \"%s\" are used up",
+				 stage->source.name);
 		if (!OidIsValid(stage->sequence))
 			stage->sequence = elt_partition_sequence(stage->source.name);
 		stage->next_id = nextval_internal(stage->sequence, false);
 		stage->last_id = stage->next_id + ELT_CHANGE_ID_BLOCK;
 	}
-	return stage->next_id++;
+	return stage->next_id;
+}
+
+void
+elt_stage_use_ids(EltStage *stage, int64 first, int64 end)
+{
+	stage->own_ids = true;
+	stage->next_id = first;
+	stage->last_id = end;
+}
+
+int64
+elt_stage_reserve_leaves(EltStage *stage, int64 nleaves)
+{
+	int64		width = stage->source.partition_changes;
+	int64		first = elt_stage_next_id(stage) / width + 1;
+
+	DirectFunctionCall3(setval3_oid, ObjectIdGetDatum(stage->sequence),
+						Int64GetDatum((first + nleaves) * width), BoolGetDatum(false));
+	stage->next_id = stage->last_id = 0;
+	return first;
 }
 
 static void

@@ -151,7 +151,16 @@ sub oracle_create
 	$node->safe_psql('postgres', "SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')");
 }
 
-# The oracle's changes as "lsn xid text", for tables whose sync_lsn they come after.
+# Whether a snapshot ("xmin:xmax:xip,...") sees a transaction.
+sub sees
+{
+	my ($snapshot, $xid) = @_;
+	my ($xmin, $xmax, $running) = split(/:/, $snapshot);
+	return $xid < $xmin || ($xid < $xmax && !grep { $_ == $xid } split(/,/, $running || ''));
+}
+
+# The oracle's changes as "lsn xid text", of the tables in %$sync but for what
+# came with their copy: what its snapshot sees, or what is before its LSN.
 sub oracle_lines
 {
 	my ($node, $sync) = @_;
@@ -168,8 +177,9 @@ sub oracle_lines
 			my $end = lsn_number($lsn);
 			foreach my $change (@transaction)
 			{
+				my $copied = $sync->{ $change->[0] };
 				push @lines, $change->[1]
-				  if defined $sync->{ $change->[0] } && $end > $sync->{ $change->[0] };
+				  if defined $copied && !($copied =~ /:/ ? sees($copied, $xid) : $end <= lsn_number($copied));
 			}
 			@transaction = ();
 		}
@@ -237,9 +247,9 @@ sub same_as_oracle
 {
 	my ($origin, $node, $source, $what, @tables) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my %sync = map { my ($table, $lsn) = split(/\|/, $_); ($table => lsn_number($lsn)) }
+	my %sync = map { split(/\|/, $_) }
 	  split(/\n/, $node->safe_psql('postgres',
-		"SELECT relation, coalesce(sync_lsn, '0/0') FROM elt.source_tables t "
+		"SELECT relation, coalesce(sync_snapshot::text, sync_lsn::text, '0/0') FROM elt.source_tables t "
 		  . "JOIN elt.sources s USING (source_id) WHERE s.name = '$source'"));
 	my %wanted = map { ($_ => 1) } @tables ? @tables : keys %sync;
 	delete @sync{ grep { !$wanted{$_} } keys %sync };
