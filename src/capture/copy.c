@@ -43,6 +43,10 @@
  * before that; the stream leaves these changes out.  So the snapshot of a
  * table that was just published is taken after they have ended.
  *
+ * Between tables the order of change_ids is the order of commits but for one
+ * thing: the changes that transactions made to a table while it was aligned
+ * come behind what others committed meanwhile to tables that were not.
+ *
  * Locking: the row of elt.snapshot_passes is locked first, by who aligns, who
  * sets leaves aside and who ends a pass; then rows of elt.source_tables, then
  * elt.snapshot_chunks, then elt.snapshot_tables.
@@ -82,8 +86,9 @@ typedef struct CopiedTable
 static void give_up(const char *raw, int64 horizon, bool resync);
 static List *read_pass(const EltSource *source, Pass *pass);
 static void stage_truncate(EltStage *stage, const EltSource *source, const CopiedTable *table, const Pass *pass);
-static void move_rows(EltStage *stage, const CopiedTable *table, const char *raw, const Pass *pass, int64 end);
-static void restage_row(EltStage *stage, const char *relation, HeapTuple tuple, TupleDesc desc);
+static void move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end);
+static const char *rows_to_move(const CopiedTable *table, int64 end);
+static void restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc);
 static const char *raw_name(Oid raw);
 
 /* ---- asking for copies ---- */
@@ -236,12 +241,8 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 		}
 
 		first = elt_stage_reserve_leaves(stage, pass.leaves);
-		foreach(cell, tables)
-		{
-			CopiedTable *table = lfirst(cell);
-
-			move_rows(stage, table, raw_name(table->raw), &pass, first * source->partition_changes);
-		}
+		if (tables != NIL)
+			move_rows(stage, tables, &pass, first * source->partition_changes);
 		elt_stage_finish(stage);
 
 		values[0] = Int64GetDatum(source->source_id);
@@ -321,26 +322,31 @@ stage_truncate(EltStage *stage, const EltSource *source, const CopiedTable *tabl
 }
 
 /*
- * Of the rows behind the horizon and before "end", stages those that the
- * snapshot does not see once more, behind the copy, and deletes them here; in
- * a first copy, those too that it sees.
+ * Of the rows behind the tables' horizons and before "end", stages those that
+ * the snapshot does not see once more, behind the copy, and deletes them here;
+ * in a first copy, those too that it sees.  All tables together: so the order
+ * of commits holds between them too.
  */
 static void
-move_rows(EltStage *stage, const CopiedTable *table, const char *raw, const Pass *pass, int64 end)
+move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end)
 {
 	const char *snapshot = quote_literal_cstr(pass->snapshot);
-	const char *range = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT " AND change_id < " INT64_FORMAT
-								 " AND xid <> 0", raw, table->horizon, end);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "elt moved rows", ALLOCSET_DEFAULT_SIZES);
+	StringInfoData command;
 	Portal		portal;
+	ListCell   *cell;
 	EltSpi		spi;
 
+	initStringInfo(&command);
+	foreach(cell, tables)
+		appendStringInfo(&command,
+						 "%sSELECT change_id, xid, commit_lsn, lsn, commit_ts, staged_at, seq, key_hash, schema_version, "
+						 "op, relation, key, before, after, unchanged %s AND NOT elt.xid_is_visible(xid, %s)",
+						 foreach_current_index(cell) > 0 ? " UNION ALL " : "", rows_to_move(lfirst(cell), end), snapshot);
+	appendStringInfoString(&command, " ORDER BY change_id");
+
 	elt_spi_begin(&spi);
-	portal = SPI_cursor_open_with_args(NULL,
-									   psprintf("SELECT xid, commit_lsn, lsn, commit_ts, staged_at, seq, key_hash, "
-												"schema_version, op, key, before, after, unchanged %s "
-												"AND NOT elt.xid_is_visible(xid, %s) ORDER BY change_id", range, snapshot),
-									   0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
+	portal = SPI_cursor_open_with_args(NULL, command.data, 0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
 	for (;;)
 	{
 		MemoryContext old;
@@ -350,41 +356,54 @@ move_rows(EltStage *stage, const CopiedTable *table, const char *raw, const Pass
 			break;
 		old = MemoryContextSwitchTo(context);
 		for (uint64 i = 0; i < SPI_processed; i++)
-			restage_row(stage, table->relation, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+			restage_row(stage, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
 	SPI_cursor_close(portal);
-	elt_spi_execute(psprintf("DELETE %s%s", range,
-							 table->resync ? psprintf(" AND NOT elt.xid_is_visible(xid, %s)", snapshot) : ""));
+	foreach(cell, tables)
+	{
+		CopiedTable *table = lfirst(cell);
+
+		elt_spi_execute(psprintf("DELETE %s%s", rows_to_move(table, end),
+								 table->resync ? psprintf(" AND NOT elt.xid_is_visible(xid, %s)", snapshot) : ""));
+	}
 	elt_spi_end(&spi);
 	MemoryContextDelete(context);
 }
 
+/* What the stream brought of a table behind its horizon. */
+static const char *
+rows_to_move(const CopiedTable *table, int64 end)
+{
+	return psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT " AND change_id < " INT64_FORMAT " AND xid <> 0",
+					raw_name(table->raw), table->horizon, end);
+}
+
 static void
-restage_row(EltStage *stage, const char *relation, HeapTuple tuple, TupleDesc desc)
+restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc)
 {
 	EltStagedRow row;
-	Datum		values[13];
-	bool		nulls[13];
+	Datum		values[15];
+	bool		nulls[15];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
-	row.xid = (TransactionId) DatumGetInt64(values[0]);
-	row.commit_lsn = DatumGetLSN(values[1]);
-	row.lsn = DatumGetLSN(values[2]);
-	row.commit_ts = DatumGetTimestampTz(values[3]);
-	row.staged_at = DatumGetTimestampTz(values[4]);
-	row.seq = DatumGetInt32(values[5]);
-	row.key_hash = DatumGetInt32(values[6]);
-	row.schema_version = DatumGetInt32(values[7]);
-	row.op = DatumGetChar(values[8]);
-	row.key = nulls[9] ? NULL : DatumGetJsonbP(values[9]);
-	row.before = nulls[10] ? NULL : DatumGetJsonbP(values[10]);
-	row.after = nulls[11] ? NULL : DatumGetJsonbP(values[11]);
-	row.unchanged = nulls[12] ? NULL : DatumGetArrayTypeP(values[12]);
-	elt_stage_restage(stage, relation, &row);
+	row.xid = (TransactionId) DatumGetInt64(values[1]);
+	row.commit_lsn = DatumGetLSN(values[2]);
+	row.lsn = DatumGetLSN(values[3]);
+	row.commit_ts = DatumGetTimestampTz(values[4]);
+	row.staged_at = DatumGetTimestampTz(values[5]);
+	row.seq = DatumGetInt32(values[6]);
+	row.key_hash = DatumGetInt32(values[7]);
+	row.schema_version = DatumGetInt32(values[8]);
+	row.op = DatumGetChar(values[9]);
+	row.key = nulls[11] ? NULL : DatumGetJsonbP(values[11]);
+	row.before = nulls[12] ? NULL : DatumGetJsonbP(values[12]);
+	row.after = nulls[13] ? NULL : DatumGetJsonbP(values[13]);
+	row.unchanged = nulls[14] ? NULL : DatumGetArrayTypeP(values[14]);
+	elt_stage_restage(stage, TextDatumGetCString(values[10]), &row);
 }
 
 static const char *

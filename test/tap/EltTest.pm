@@ -241,6 +241,12 @@ EOS
 	return map { join(' ', split(/\|/, $_, 3)) } split(/\n(?=[0-9A-F]+\/[0-9A-F]+\|)/, $text);
 }
 
+# Between tables the order may differ where a table was copied beside the stream.
+sub by_table
+{
+	return map { $_->[1] } sort { $a->[0] cmp $b->[0] } map { [ /table (public\.(?:"(?:[^"]|"")*"|[^\s":]+)):/, $_ ] } @_;
+}
+
 # The same sequence as the oracle, table by table since its copy, of all tables
 # or of those that are named; returns its length.
 sub same_as_oracle
@@ -253,8 +259,8 @@ sub same_as_oracle
 		  . "JOIN elt.sources s USING (source_id) WHERE s.name = '$source'"));
 	my %wanted = map { ($_ => 1) } @tables ? @tables : keys %sync;
 	delete @sync{ grep { !$wanted{$_} } keys %sync };
-	my @want = oracle_lines($origin, \%sync);
-	my @have = raw_lines($node, $source, keys %sync);
+	my @want = by_table(oracle_lines($origin, \%sync));
+	my @have = by_table(raw_lines($node, $source, keys %sync));
 	my $first = 0;
 
 	$first++ while $first < @want && $first < @have && $want[$first] eq $have[$first];
