@@ -288,6 +288,7 @@ make_slot(void)
 					4, types, values, NULL);
 	}
 	elt_spi_end(&spi);
+	elt_config_changed();		/* there may be something to copy */
 	elt_worker_commit();
 	MemoryContextSwitchTo(capture.round_context);
 	PQclear(result);

@@ -275,7 +275,8 @@ sub same_as_oracle
 
 my $checksum = q{count(*) || ' ' || coalesce(md5(string_agg(md5(t::text), '' ORDER BY t::text)), '')};
 
-# The newest image of each key in raw staging, without deletes, is the source's table.
+# The newest image of each key in raw staging since the last truncate, without
+# deletes, is the source's table.
 sub same_as_source
 {
 	my ($origin, $node, $source, $table) = @_;
@@ -285,6 +286,7 @@ sub same_as_source
 WITH newest AS (
 	SELECT DISTINCT ON (coalesce(key, to_jsonb(change_id))) op, after
 	FROM elt_raw.$source WHERE relation = 'public.$table'
+		AND change_id > coalesce((SELECT max(change_id) FROM elt_raw.$source WHERE relation = 'public.$table' AND op = 't'), 0)
 	ORDER BY coalesce(key, to_jsonb(change_id)), change_id DESC
 ), t AS (
 	SELECT (jsonb_populate_record(NULL::public.$table, after)).* FROM newest WHERE op <> 'd'
