@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = elt_node('copycrash', 'elt.snapshot_workers = 2', 'max_worker_processes = 20', 'fsync = on',
-	'elt.snapshot_rate = 4MB');
+	'elt.snapshot_rate = 600kB');
 
 $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
@@ -60,16 +60,15 @@ EOS
 
 $node->safe_psql('postgres', "SELECT elt.create_source('s', tables => ARRAY['public.big'])");
 $node->safe_psql('postgres', "SELECT elt.create_pipeline('big', 's', 'public.big', 'big_target')");
-copies_until('public.big', 3000, 'at first');
+copies_until('public.big', 2000, 'at first');
 write_rows();
 
 foreach my $kind (qw(snapshot capture snapshot))
 {
-	my $done = progress('public.big');
 	kill_worker($kind);
-	cmp_ok(progress('public.big'), '>=', $done > 3000 ? 3000 : $done, 'what is done stays done');
+	cmp_ok(progress('public.big'), '>=', 2000, 'what is done stays done');
 	write_rows();
-	copies_until('public.big', progress('public.big') + 2000, "after the crash of a $kind worker");
+	copies_until('public.big', progress('public.big') + 1000, "after the crash of a $kind worker");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.s WHERE op = 'r'"),
 		$node->safe_psql('postgres', "SELECT count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"),
 		'no row is copied twice');
@@ -81,13 +80,13 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM big_target'), '0', 'the ta
 # the connections break, and a pause
 $node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt s snapshot'");
 write_rows();
-copies_until('public.big', progress('public.big') + 2000, 'after the connections broke');
+copies_until('public.big', progress('public.big') + 1000, 'after the connections broke');
 $node->safe_psql('postgres', "SELECT elt.pause_source('s')");
 ok(poll_perl(30, sub { !workers($node, 'snapshot') && !workers($node, 'capture') }), 'a pause stops them');
 my $paused = progress('public.big');
 write_rows();
 $node->safe_psql('postgres', "SELECT elt.resume_source('s')");
-copies_until('public.big', $paused + 2000, 'after a pause');
+copies_until('public.big', $paused + 1000, 'after a pause');
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 0');
 $node->reload;
 is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '90 s')"), 't', 'the copy ends');
@@ -113,7 +112,7 @@ like(log_since($node), qr/the copy of table public\.keyless begins anew/, 'anew'
 same_as_source($node, $node, 's', 'keyless');
 
 # a table that is rewritten while its copy is interrupted
-$node->append_conf('postgresql.conf', 'elt.snapshot_rate = 2MB');
+$node->append_conf('postgresql.conf', 'elt.snapshot_rate = 1MB');
 $node->reload;
 $node->safe_psql('postgres', "SELECT elt.resync_table('s', 'public.big')");
 copies_until('public.big', 2000, 'a resync');
