@@ -704,9 +704,14 @@ elt_pass_seal(const EltSource *source)
 				(errmsg("elt source \"%s\": copied table %s, " INT64_FORMAT " rows",
 						source->name, elt_spi_text(&spi, row, 1), elt_spi_int64(row, 2))));
 	if (rows > 0)
+	{
+		elt_spi_run("UPDATE elt.sources SET changes_staged = changes_staged + "
+					"(SELECT sum(c.done) FROM elt.snapshot_tables c JOIN elt.source_tables t USING (source_id, relation) "
+					"WHERE c.source_id = $1 AND t.state = 'ready') WHERE source_id = $1", 1, types, values, NULL);
 		elt_spi_run("DELETE FROM elt.snapshot_tables c USING elt.source_tables t "
 					"WHERE c.source_id = $1 AND t.source_id = $1 AND t.relation = c.relation AND t.state = 'ready'",
 					1, types, values, NULL);
+	}
 	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
 						"AND NOT EXISTS (SELECT FROM elt.snapshot_tables c WHERE c.source_id = $1)",
 						1, types, values, NULL) > 0;

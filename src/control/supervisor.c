@@ -312,12 +312,14 @@ stop_strangers(void)
 	}
 }
 
+/* What snapshot workers copied is counted with the copy. */
 static void
 note_capture_end(int64 source_id, EltWorkerSlot *ended)
 {
 	elt_worker_begin("recording the end of a worker");
 	if (elt_worker_holds_extension())
-		elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
+		elt_catalog_note_capture_end(source_id,
+									 ended->kind == ELT_WORKER_CAPTURE ? pg_atomic_read_u64(&ended->changes) : 0,
 									 ended->last_error, ended->last_error_at);
 	elt_worker_commit();
 }
