@@ -32,8 +32,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "capture/copy.h"
 #include "capture/schema.h"
 #include "capture/snapshot.h"
@@ -49,6 +47,7 @@
 #include "utils/timestamp.h"
 
 #define CHUNK_BLOCKS		1024
+#define MEASURED_TABLES		500 /* that the smallest are chosen from */
 #define PASS_TABLES			250
 #define PASS_BLOCKS			(16 * CHUNK_BLOCKS) /* of several tables together */
 #define SPARE_LEAVES		1000	/* workers that begin anew begin new
@@ -81,7 +80,7 @@ static List *measure(const EltSource *source, EltStream *stream, List *tables);
 static List *choose(List *tables);
 static int	compare_blocks(const ListCell *a, const ListCell *b);
 static void wait_for_running(EltStream *stream);
-static List *lock_tables(const EltSource *source, EltStream *stream, List *tables);
+static List *lock_tables(const EltSource *source, EltStream *stream, List *tables, const char *mode);
 static void take_snapshot(EltStream *stream, Taken *taken);
 static PGresult *read_parts(EltStream *stream, List *tables);
 static void write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *taken);
@@ -162,7 +161,7 @@ elt_pass_plan(const EltSource *source, EltStream **stream)
 		wait_for_running(*stream);
 
 	PQclear(elt_stream_query(*stream, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", PGRES_COMMAND_OK));
-	tables = lock_tables(source, *stream, tables);
+	tables = lock_tables(source, *stream, tables, "");
 	if (tables == NIL)
 	{
 		PQclear(elt_stream_query(*stream, "COMMIT", PGRES_COMMAND_OK));
@@ -192,7 +191,8 @@ candidates(const EltSource *source, bool *later)
 	rows = elt_spi_run("SELECT t.relation, t.newly_published, coalesce(t.copy_retry_at > clock_timestamp(), false) "
 					   "FROM elt.source_tables t JOIN elt.sources s USING (source_id) "
 					   "WHERE t.source_id = $1 AND t.state = 'pending' AND t.horizon IS NOT NULL AND s.start_lsn IS NOT NULL "
-					   "ORDER BY t.newly_published, t.table_id", 1, types, values, NULL);
+					   "ORDER BY t.copy_retry_at > clock_timestamp() NULLS FIRST, t.newly_published, t.table_id LIMIT "
+					   CppAsString2(MEASURED_TABLES), 1, types, values, NULL);
 	*later = rows > 0;
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -217,23 +217,20 @@ candidates(const EltSource *source, bool *later)
 	return tables;
 }
 
-/* Asks for the names and sizes of tables; leaves out those that are not there. */
+/*
+ * Asks for the names and sizes of tables.  Leaves out those that are not there
+ * and those that are locked: a size is not to be had without a lock either.
+ */
 static List *
 measure(const EltSource *source, EltStream *stream, List *tables)
 {
 	StringInfoData command;
 	PGresult   *result;
 	List	   *present = NIL;
-	int			row = 0;
 	ListCell   *cell;
 
 	initStringInfo(&command);
-	appendStringInfoString(&command,
-						   "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), "
-						   "COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) "
-						   "FROM pg_catalog.pg_partition_tree(c.oid) p WHERE p.isleaf), pg_catalog.pg_relation_size(c.oid), 0) "
-						   "/ pg_catalog.current_setting('block_size')::bigint "
-						   "FROM (VALUES ");
+	appendStringInfoString(&command, "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM (VALUES ");
 	foreach(cell, tables)
 		appendStringInfo(&command, "%s(%d, %s)", foreach_current_index(cell) > 0 ? ", " : "",
 						 foreach_current_index(cell), elt_stream_literal(((Candidate *) lfirst(cell))->relation));
@@ -245,17 +242,30 @@ measure(const EltSource *source, EltStream *stream, List *tables)
 	{
 		Candidate  *table = lfirst(cell);
 
-		table->name = pstrdup(elt_stream_value(result, row, 0));
+		table->name = pstrdup(elt_stream_value(result, foreach_current_index(cell), 0));
 		if (table->name[0] == '\0')
 			note_error(source->source_id, table->relation, "the table does not exist at the source", ERROR_RETRY_MS);
 		else
-		{
-			table->blocks = (int64) floor(strtod(elt_stream_value(result, row, 1), NULL));
 			present = lappend(present, table);
-		}
-		row++;
 	}
 	PQclear(result);
+
+	PQclear(elt_stream_query(stream, "BEGIN READ ONLY", PGRES_COMMAND_OK));
+	present = lock_tables(source, stream, present, "NOWAIT");
+	foreach(cell, present)
+	{
+		Candidate  *table = lfirst(cell);
+
+		result = elt_stream_query(stream,
+								  psprintf("SELECT COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) "
+										   "FROM pg_catalog.pg_partition_tree(r.oid) p WHERE p.isleaf), pg_catalog.pg_relation_size(r.oid), 0)::bigint "
+										   "/ pg_catalog.current_setting('block_size')::bigint FROM pg_catalog.to_regclass(%s) AS r (oid)",
+										   elt_stream_literal(table->name)),
+								  PGRES_TUPLES_OK);
+		table->blocks = result_int64(result, 0, 0);
+		PQclear(result);
+	}
+	PQclear(elt_stream_query(stream, "COMMIT", PGRES_COMMAND_OK));
 	return present;
 }
 
@@ -311,9 +321,9 @@ wait_for_running(EltStream *stream)
 	}
 }
 
-/* Locks tables in the transaction that is open; returns those that it could. */
+/* Locks tables in the transaction that is open; returns those that it could.  mode: "" or "NOWAIT". */
 static List *
-lock_tables(const EltSource *source, EltStream *stream, List *tables)
+lock_tables(const EltSource *source, EltStream *stream, List *tables, const char *mode)
 {
 	List	   *locked = NIL;
 	ListCell   *cell;
@@ -326,7 +336,7 @@ lock_tables(const EltSource *source, EltStream *stream, List *tables)
 		char	   *error;
 
 		error = elt_stream_try(stream,
-							   psprintf("SAVEPOINT s; LOCK TABLE %s IN ACCESS SHARE MODE; RELEASE SAVEPOINT s", table->name),
+							   psprintf("SAVEPOINT s; LOCK TABLE %s IN ACCESS SHARE MODE %s; RELEASE SAVEPOINT s", table->name, mode),
 							   sqlstate);
 		if (error == NULL)
 		{
@@ -522,7 +532,7 @@ elt_pass_resume(const EltSource *source, EltStream **stream, EltPass *pass)
 	elt_pass_connect(source, stream);
 	present = tables != NIL ? measure(source, *stream, tables) : NIL;
 	PQclear(elt_stream_query(*stream, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", PGRES_COMMAND_OK));
-	present = lock_tables(source, *stream, present);
+	present = lock_tables(source, *stream, present, "");
 	take_snapshot(*stream, &taken);
 	wait_for_stream(source, taken.lsn);
 	parts = present != NIL ? read_parts(*stream, present) : NULL;
