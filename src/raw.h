@@ -10,7 +10,8 @@
  *
  * A leaf holds change_ids from n * width (inclusive) to (n + 1) * width
  * (exclusive), so that retention can drop it whole.  It has no index: one
- * process appends to it, skipping the free space map, so that its physical
+ * process appends to it (the capture worker; in a range of ids that was set
+ * aside for a copy, a snapshot worker), skipping the free space map, so that its physical
  * order is the order of change_id, and a reader's cursor is a block number.
  * Rows that an aborted transaction left keep the order too, because
  * change_ids are never given out twice.
