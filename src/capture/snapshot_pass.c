@@ -230,7 +230,7 @@ measure(const EltSource *source, EltStream *stream, List *tables)
 	ListCell   *cell;
 
 	initStringInfo(&command);
-	appendStringInfoString(&command, "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM (VALUES ");
+	appendStringInfoString(&command, "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) FROM (VALUES ");
 	foreach(cell, tables)
 		appendStringInfo(&command, "%s(%d, %s)", foreach_current_index(cell) > 0 ? ", " : "",
 						 foreach_current_index(cell), elt_stream_literal(((Candidate *) lfirst(cell))->relation));
