@@ -131,7 +131,7 @@ poll_ok($node, "SELECT coalesce(max(done), 0) > 0 FROM elt.progress_snapshot WHE
 $node->safe_psql('postgres', "SELECT elt.remove_table('s', 'public.wide')");
 poll_ok($node, "SELECT horizon IS NULL FROM elt.source_tables WHERE relation = 'public.wide'", 'its table is removed');
 is($node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE op = 'r') , count(*) FILTER (WHERE op = 't') FROM elt_raw.s WHERE relation = 'public.wide'"),
-	'20000|1', 'what was whole stays, what was not is gone');
+	'40000|1', 'what was whole stays, what was not is gone');
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 0');
 $node->reload;
 poll_ok($node, "SELECT count(*) = 1 FROM elt.progress_snapshot", 'all others are copied');
