@@ -42,7 +42,7 @@ static HTAB *plans = NULL;
 	"s.conninfo || coalesce((SELECT ' ' || x.secret FROM elt.source_secrets x WHERE x.source_id = s.source_id), ''), " \
 	"s.publication::text, s.own_publication, " \
 	"s.slot_name::text, s.snapshot = 'initial', s.enabled, s.home = elt.home(), s.start_lsn, s.partition_changes, " \
-	"coalesce((s.options->>'failover')::bool, false)"
+	"coalesce((s.options->>'failover')::bool, false), elt.copy_work(s.source_id)"
 
 #define PIPELINE_COLUMNS \
 	"p.pipeline_id, p.name, p.source_id, s.name, p.relation, t.raw::oid, " \
@@ -276,6 +276,7 @@ source_from_row(EltSpi *spi, uint64 row)
 	source->at_home = elt_spi_bool(row, 10);
 	source->partition_changes = (int) elt_spi_int64(row, 12);
 	source->failover = elt_spi_bool(row, 13);
+	source->copy_work = (int) elt_spi_int64(row, 14);
 	start_lsn = elt_spi_datum(spi, row, 11, &isnull);
 	source->start_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(start_lsn);
 	return source;

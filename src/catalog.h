@@ -76,6 +76,8 @@ typedef struct EltSource
 	int			partition_changes;	/* change_ids per leaf of its raw staging */
 	bool		failover;		/* the slot is to be kept on standbys too */
 	XLogRecPtr	start_lsn;		/* Invalid: the slot is not made yet */
+	int			copy_work;		/* how many snapshot workers have something to
+								 * do; 0: no table waits for a copy */
 } EltSource;
 
 extern EltSource *elt_catalog_source(const char *name, bool missing_ok);
@@ -97,9 +99,9 @@ typedef struct EltDroppedSource
 extern List *elt_catalog_dropped_sources(void);
 
 /*
- * Only one of them at a time: a source's capture worker, for the life of its
- * session, and a transaction that drops the source (exclusive), to its end.
- * The latter does not wait: false where the worker is there.
+ * Only one of them at a time: a source's capture and snapshot workers, for the
+ * life of their sessions, and a transaction that drops the source (exclusive),
+ * to its end.  The latter does not wait: false where a worker is there.
  */
 extern bool elt_catalog_lock_source(int64 source_id, bool exclusive);
 extern void elt_catalog_forget_dropped(int64 source_id);

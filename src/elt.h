@@ -13,6 +13,7 @@ extern PGDLLEXPORT void elt_launcher_main(Datum main_arg);
 extern PGDLLEXPORT void elt_supervisor_main(Datum main_arg);
 extern PGDLLEXPORT void elt_capture_main(Datum main_arg);
 extern PGDLLEXPORT void elt_cleaner_main(Datum main_arg);
+extern PGDLLEXPORT void elt_snapshot_main(Datum main_arg);
 extern PGDLLEXPORT void elt_transform_main(Datum main_arg);
 
 #endif							/* ELT_H */

@@ -25,6 +25,8 @@ int			elt_idle_timeout_s = 60;
 int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
 int			elt_raw_partition_changes = 4194304;
+int			elt_snapshot_workers = 2;
+int			elt_snapshot_rate_kb = 0;
 int			elt_transform_time_limit_ms = 60000;
 int			elt_quarantine_retention_s = 30 * 86400;
 char	   *elt_local_conninfo = "";
@@ -129,6 +131,20 @@ elt_guc_define(void)
 							&elt_raw_partition_changes,
 							4194304, 1024, 1073741824,
 							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.snapshot_workers",
+							"Most workers that copy tables of one source at a time.",
+							"Each takes a background worker here and a wal sender at the source.",
+							&elt_snapshot_workers,
+							2, 1, ELT_MAX_SNAPSHOT_WORKERS,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.snapshot_rate",
+							"How much the copies of one source read from it per second.",
+							"0 sets no limit.",
+							&elt_snapshot_rate_kb,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.transform_time_limit",
 							"How long a worker lets the SQL of a pipeline run on one batch.",

@@ -10,11 +10,12 @@
  *
  * A leaf holds change_ids from n * width (inclusive) to (n + 1) * width
  * (exclusive), so that retention can drop it whole.  One process appends to
- * it, skipping the free space map, so that its physical order is the order of
- * change_id, and a reader's cursor is a block number.  Readers need no index;
- * the only one, elt_raw."<source>$<table_id>$<n>$l", is on (key_hash,
- * change_id) WHERE large IS NOT NULL, of which most tables have no row at all
- * (see capture/large.c).
+ * it (the capture worker; in a range of ids that was set aside for a copy, a
+ * snapshot worker), skipping the free space map, so that its physical order is
+ * the order of change_id, and a reader's cursor is a block number.  Readers
+ * need no index; the only one, elt_raw."<source>$<table_id>$<n>$l", is on
+ * (key_hash, change_id) WHERE large IS NOT NULL, of which most tables have no
+ * row at all (see capture/large.c).
  * Rows that an aborted transaction left keep the order too, because
  * change_ids are never given out twice.
  */

@@ -5,9 +5,12 @@
  *
  * Life of the worker:
  *
- *	connect ─► slot (made once) ─► copies that wait ─► stream ──┐
- *	   ▲                                                        │ configuration changed:
- *	   └──────────── reconnect, where a table waits for a copy ◄┘ read it again
+ *	connect ─► slot (made once) ─► stream ──┐
+ *	                                  ▲     │ configuration changed: read it again,
+ *	                                  └─────┘ look for tables that wait for a copy
+ *
+ * Copies are made by snapshot workers beside the stream; what the capture
+ * worker does for them is in copy.c.
  *
  * Exactly once.  The source has a replication origin in this cluster.  The
  * position of the last source commit that a local transaction holds goes into
@@ -34,8 +37,8 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "capture/copy.h"
 #include "capture/slot.h"
-#include "capture/snapshot.h"
 #include "capture/stage.h"
 #include "capture/stream.h"
 #include "catalog.h"
@@ -85,6 +88,8 @@ typedef struct Capture
 	int64		changes;		/* in the local transaction */
 
 	XLogRecPtr	received;		/* the stream is processed up to here */
+	XLogRecPtr	align_lsn;		/* a copy is aligned once that is passed;
+								 * invalid: none waits */
 	XLogRecPtr	last_end;		/* of the last source commit in the local
 								 * transaction */
 	TimestampTz last_commit_ts;
@@ -109,7 +114,6 @@ static void commit_batch(void);
 static XLogRecPtr flushed_position(void);
 static void report_progress(bool force);
 static long nap_ms(void);
-static bool has_pending_copies(void);
 
 void
 elt_capture_main(Datum main_arg)
@@ -124,14 +128,8 @@ elt_capture_main(Datum main_arg)
 	read_source();
 	set_up_origin();
 	capture.stage = elt_stage_create(capture.source);
-	for (;;)
-	{
-		connect_source();
-		elt_snapshot_copy_pending(capture.stream, capture.stage, capture.source);
-		elt_stage_refresh(capture.stage);
-		stream_changes();
-		elt_stream_close(capture.stream);
-	}
+	connect_source();
+	stream_changes();
 }
 
 /* ---- configuration ---- */
@@ -284,35 +282,24 @@ make_slot(void)
 	for (int i = 0; i < PQntuples(result); i++)
 	{
 		values[2] = CStringGetTextDatum(elt_stream_value(result, i, 0));
-		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state, sync_lsn) "
-					"VALUES ($1, $3, CASE WHEN $4 THEN 'pending' ELSE 'ready' END, $2) "
+		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state, horizon, sync_lsn) "
+					"VALUES ($1, $3, CASE WHEN $4 THEN 'pending' ELSE 'ready' END, CASE WHEN $4 THEN 0 END, $2) "
 					"ON CONFLICT (source_id, relation) DO NOTHING",
 					4, types, values, NULL);
 	}
 	elt_spi_end(&spi);
+	elt_config_changed();		/* there may be something to copy */
 	elt_worker_commit();
 	MemoryContextSwitchTo(capture.round_context);
 	PQclear(result);
 	source->start_lsn = lsn;
 }
 
-static bool
-has_pending_copies(void)
-{
-	bool		pending;
-
-	elt_worker_begin_work("looking for tables to copy");
-	pending = elt_catalog_has_pending_copies(capture.source->source_id);
-	elt_worker_commit();
-	MemoryContextSwitchTo(capture.round_context);
-	return pending;
-}
-
 /* ---- the stream ---- */
 
 /*
  * stream_changes
- *		Stages what the stream brings, until a table waits for its first copy.
+ *		Stages what the stream brings; does not return.
  */
 static void
 stream_changes(void)
@@ -321,7 +308,6 @@ stream_changes(void)
 	XLogRecPtr	start = Max(replorigin_session_get_progress(true), capture.source->start_lsn);
 	MemoryContext decoder_context = AllocSetContextCreate(TopMemoryContext, "elt decoder", ALLOCSET_DEFAULT_SIZES);
 	instr_time	busy_since;
-	bool		waiting_for_copy = false;
 
 	capture.decoder = elt_decoder_create(decoder_context, elt_stage_free_relation);
 	capture.received = start;
@@ -329,9 +315,10 @@ stream_changes(void)
 	elt_stream_start(capture.stream, capture.source->slot_name, capture.source->publication, start);
 	pg_atomic_write_u64(&elt_my_slot->staged_lsn, start);
 	elt_registry_set_activity("streaming", capture.source->name);
+	capture.align_lsn = elt_copy_look(capture.stage, capture.source);
 	INSTR_TIME_SET_CURRENT(busy_since);
 
-	while (!waiting_for_copy)
+	for (;;)
 	{
 		char	   *data;
 		int			length;
@@ -395,12 +382,17 @@ stream_changes(void)
 		{
 			read_source();
 			elt_stage_refresh(capture.stage);
-			waiting_for_copy = has_pending_copies();
+			capture.align_lsn = elt_copy_look(capture.stage, capture.source);
+		}
+		if (!capture.in_transaction && capture.align_lsn != InvalidXLogRecPtr &&
+			capture.received >= capture.align_lsn)
+		{
+			elt_copy_align(capture.stage, capture.source);
+			capture.align_lsn = InvalidXLogRecPtr;
 		}
 		if (!capture.in_transaction)
 			MemoryContextReset(capture.round_context);
 	}
-	MemoryContextDelete(decoder_context);
 }
 
 static void

@@ -58,22 +58,6 @@ elt_slot_create(EltStream *stream, const char *slot_name, bool failover)
 	return lsn;
 }
 
-XLogRecPtr
-elt_slot_create_snapshot(EltStream *stream, const char *slot_name)
-{
-	PGresult   *result;
-	XLogRecPtr	lsn;
-
-	PQclear(elt_stream_query(stream, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ", PGRES_COMMAND_OK));
-	result = elt_stream_query(stream,
-							  psprintf("CREATE_REPLICATION_SLOT \"%s\" TEMPORARY LOGICAL \"%s\" (SNAPSHOT 'use')",
-									   slot_name, ELT_LIBRARY),
-							  PGRES_TUPLES_OK);
-	lsn = parse_lsn(elt_stream_value(result, 0, 1));
-	PQclear(result);
-	return lsn;
-}
-
 void
 elt_slot_remove(int64 source_id, const char *conninfo, const char *slot_name, bool throw)
 {

@@ -19,12 +19,6 @@ extern char *elt_origin_name(int64 source_id);
 extern XLogRecPtr elt_slot_create(EltStream *stream, const char *slot_name, bool failover);
 
 /*
- * Makes a slot that lives as long as the connection, and opens a transaction
- * on it that sees exactly what was committed before the position returned.
- */
-extern XLogRecPtr elt_slot_create_snapshot(EltStream *stream, const char *slot_name);
-
-/*
  * Removes a source's slot and origin, where they exist.  An error is raised,
  * or with throw false logged as a warning.  Opens its own transactions.
  */

@@ -1,189 +1,97 @@
 /*
  * snapshot.c
- *	  First copies of tables.
+ *	  What a copy reads at the source: the shape of a table, and its rows.
  *
- * A temporary slot gives a snapshot that sees exactly what was committed
- * before a position S.  The tables are read under it with COPY and staged as
- * op r; then their state becomes "ready" and sync_lsn S, in the same local
- * transaction.  The stream, which is started afterwards from where it was,
- * leaves out changes of these tables that committed before S: the copy has
- * them.  So there is no gap and no overlap, whatever was written meanwhile,
- * and no older image comes after a newer one.
+ * The rows come as text by COPY and are turned into JSON by the same code as
+ * the stream's.  What the output plugin knows of types from the catalogs, the
+ * copy asks the source for by SQL.  The publication's row filter and column
+ * list hold for the copy too.
  *
- * The copy takes no lock stronger than ACCESS SHARE at the source.  A table
- * whose copy breaks off leaves nothing and waits for the next attempt, under
- * a new snapshot; tables that were finished stay.
- *
- * The rows come as text and are turned into JSON by the same code as the
- * stream's.  What the output plugin knows of types from the catalogs, the
- * copy asks the source for by SQL.
+ * Blocks are read by ranges of ctid, which the source (14 and later) does
+ * without looking at others.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "capture/copied.h"
-#include "capture/slot.h"
 #include "capture/snapshot.h"
-#include "catalog/pg_type.h"
-#include "control/worker.h"
+#include "control/registry.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
-#include "utils/timestamp.h"
 
 #define MAX_TYPE_DEPTH	32
 
-static List *pending_relations(const EltSource *source);
-static int64 copy_table(EltStream *stream, EltStage *stage, const EltSource *source,
-						const char *relation, XLogRecPtr lsn);
-static EltRelation *describe(EltStream *stream, const EltSource *source, const char *name, bool *partitioned);
 static void append_type_code(EltStream *stream, StringInfo code, Oid type, int depth);
-static void mark_copied(const EltSource *source, const char *relation, XLogRecPtr lsn, int64 rows);
 static PGresult *query(EltStream *stream, const char *format,...) pg_attribute_printf(2, 3);
 
+/* ---- rows ---- */
+
 void
-elt_snapshot_copy_pending(EltStream *stream, EltStage *stage, const EltSource *source)
-{
-	MemoryContext caller_context = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller_context, "elt snapshot", ALLOCSET_DEFAULT_SIZES);
-	char	   *slot_name;
-	List	   *relations;
-	ListCell   *cell;
-	XLogRecPtr	lsn;
-
-	MemoryContextSwitchTo(context);
-	relations = pending_relations(source);
-	if (relations == NIL)
-	{
-		MemoryContextSwitchTo(caller_context);
-		MemoryContextDelete(context);
-		return;
-	}
-
-	elt_registry_set_activity("snapshot", source->name);
-	slot_name = psprintf("%s_copy", source->slot_name);
-	lsn = elt_slot_create_snapshot(stream, slot_name);
-	foreach(cell, relations)
-	{
-		const char *relation = lfirst(cell);
-		int64		rows;
-
-		elt_worker_begin_work("copying a table");
-		rows = copy_table(stream, stage, source, relation, lsn);
-		mark_copied(source, relation, lsn, rows);
-		elt_worker_commit();
-		MemoryContextSwitchTo(context);
-		pg_atomic_fetch_add_u64(&elt_my_slot->changes, rows);
-		elt_registry_wake_transform(MyDatabaseId);
-		ereport(LOG,
-				(errmsg("elt source \"%s\": copied table %s, " INT64_FORMAT " rows", source->name, relation, rows)));
-	}
-	PQclear(elt_stream_query(stream, "COMMIT", PGRES_COMMAND_OK));
-	PQclear(elt_stream_query(stream, psprintf("DROP_REPLICATION_SLOT \"%s\"", slot_name), PGRES_COMMAND_OK));
-	MemoryContextSwitchTo(caller_context);
-	MemoryContextDelete(context);
-}
-
-static List *
-pending_relations(const EltSource *source)
-{
-	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(source->source_id)};
-	List	   *relations = NIL;
-	uint64		rows;
-	EltSpi		spi;
-
-	elt_worker_begin_work("looking for tables to copy");
-	MemoryContextSwitchTo(context);
-	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT relation FROM elt.source_tables WHERE source_id = $1 AND state = 'pending' ORDER BY table_id",
-					   1, types, values, NULL);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		char	   *relation = elt_spi_text(&spi, row, 1);
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		relations = lappend(relations, relation);
-		MemoryContextSwitchTo(old);
-	}
-	elt_spi_end(&spi);
-	elt_worker_commit();
-	MemoryContextSwitchTo(context);
-	return relations;
-}
-
-static void
-mark_copied(const EltSource *source, const char *relation, XLogRecPtr lsn, int64 rows)
-{
-	Oid			types[] = {INT8OID, TEXTOID, LSNOID, INT8OID};
-	Datum		values[] = {Int64GetDatum(source->source_id), CStringGetTextDatum(relation),
-	LSNGetDatum(lsn), Int64GetDatum(rows)};
-	EltSpi		spi;
-
-	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.source_tables SET state = 'ready', sync_lsn = $3, rows_copied = $4 "
-				"WHERE source_id = $1 AND relation = $2 AND state = 'pending'",
-				4, types, values, NULL);
-	elt_spi_end(&spi);
-}
-
-/* ---- one table ---- */
-
-static int64
-copy_table(EltStream *stream, EltStage *stage, const EltSource *source, const char *relation_name, XLogRecPtr lsn)
+elt_snapshot_copy_blocks(EltStream *stream, EltStage *stage, const EltCopyRange *range,
+						 EltCopyCounts *counts)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	MemoryContext row_context = AllocSetContextCreate(caller_context, "elt snapshot row", ALLOCSET_DEFAULT_SIZES);
-	bool		partitioned;
-	EltRelation *relation = describe(stream, source, relation_name, &partitioned);
+	EltRelation *relation = range->relation;
 	EltCopied	copied;
+	StringInfoData where;
 	EltRow		row;
 	char	   *line;
 	int			length;
-	int64		rows = 0;
 
 	elt_copied_prepare(&copied, stream, relation);
 	elt_copied_create_row(&copied, &row);
-	PQclear(elt_stream_query(stream,
-							 elt_copied_command(&copied, partitioned ? relation_name : psprintf("ONLY %s", relation_name), NULL),
+	initStringInfo(&where);
+	appendStringInfo(&where, "\"$row\".ctid >= '(" INT64_FORMAT ",0)' AND \"$row\".ctid < '(" INT64_FORMAT ",0)'",
+					 range->first_block, range->end_block);
+	if (range->filter != NULL)
+	{
+		appendStringInfoString(&where, " AND (");
+		appendStringInfoString(&where, range->filter);
+		appendStringInfoChar(&where, ')');
+	}
+	PQclear(elt_stream_query(stream, elt_copied_command(&copied, psprintf("ONLY %s", range->part), where.data),
 							 PGRES_COPY_OUT));
-	elt_stage_begin(stage, InvalidTransactionId, lsn, GetCurrentTimestamp());
+
+	counts->rows = counts->bytes = 0;
 	MemoryContextSwitchTo(row_context);
 	while ((line = elt_stream_copy_line(stream, &length)) != NULL)
 	{
+		counts->bytes += length;
 		elt_copied_parse(&copied, line, length, &row);
-		elt_stage_copied_row(stage, relation, &row);
-		rows++;
+		if (range->skip == NULL || !range->skip(range->skip_arg, elt_row_key(relation, &row)))
+		{
+			elt_stage_copied_row(stage, relation, &row);
+			counts->rows++;
+		}
 		MemoryContextReset(row_context);
 		CHECK_FOR_INTERRUPTS();
 		if (elt_registry_stop_requested())
-			proc_exit(0);		/* rolls back; the copy is made again */
+			elt_registry_finish();	/* rolls back; the blocks are copied again */
 	}
 	MemoryContextSwitchTo(caller_context);
-	elt_stage_finish(stage);
-	elt_stage_free_relation(relation->user_data);
 	MemoryContextDelete(row_context);
-	return rows;
 }
 
 /* ---- its shape, by SQL ---- */
 
-static EltRelation *
-describe(EltStream *stream, const EltSource *source, const char *name, bool *partitioned)
+EltRelation *
+elt_snapshot_describe(EltStream *stream, const EltSource *source, const char *name, char **filter)
 {
 	EltRelation *relation = palloc0(sizeof(EltRelation));
 	const char *literal = elt_stream_literal(name);
 	const char *publication = elt_stream_literal(source->publication);
 	PGresult   *result;
 
+	/*
+	 * the view tells what holds, also of FOR TABLES IN SCHEMA; older servers
+	 * have no filters
+	 */
 	result = query(stream,
-				   "SELECT c.oid, c.relkind = 'p', pr.prqual IS NOT NULL, c.relreplident, c.relfilenode "
-				   "FROM pg_catalog.pg_class c "
-				   "LEFT JOIN (pg_catalog.pg_publication_rel pr JOIN pg_catalog.pg_publication p "
-				   "ON p.oid = pr.prpubid AND p.pubname = %s) ON pr.prrelid = c.oid "
+				   "SELECT c.oid, (SELECT pg_catalog.to_jsonb(t) ->> 'rowfilter' FROM pg_catalog.pg_publication_tables t "
+				   "WHERE t.pubname = %s AND t.schemaname = n.nspname AND t.tablename = c.relname LIMIT 1), "
+				   "c.relreplident, c.relfilenode "
+				   "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
 				   "WHERE c.oid = pg_catalog.to_regclass(%s)", publication, literal);
 	if (PQntuples(result) != 1)
 	{
@@ -195,17 +103,9 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 						 quote_literal_cstr(source->name), literal)));
 	}
 	relation->id = strtoul(elt_stream_value(result, 0, 0), NULL, 10);
-	*partitioned = elt_stream_value(result, 0, 1)[0] == 't';
-	relation->identity = elt_stream_value(result, 0, 3)[0];
-	relation->filenode = strtoul(elt_stream_value(result, 0, 4), NULL, 10);
-	if (elt_stream_value(result, 0, 2)[0] == 't')
-	{
-		PQclear(result);
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("publication \"%s\" has a row filter on table %s", source->publication, name),
-				 errhint("elt captures whole tables; filter in the pipeline's transform.")));
-	}
+	*filter = PQgetisnull(result, 0, 1) ? NULL : pstrdup(elt_stream_value(result, 0, 1));
+	relation->identity = elt_stream_value(result, 0, 2)[0];
+	relation->filenode = strtoul(elt_stream_value(result, 0, 3), NULL, 10);
 	PQclear(result);
 	relation->name = pstrdup(name);
 

@@ -17,7 +17,9 @@
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "argument.h"
+#include "capture/copy.h"
 #include "capture/partition.h"
+#include "capture/snapshot_worker.h"
 #include "capture/stream.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
@@ -51,6 +53,7 @@
 PG_FUNCTION_INFO_V1(elt_create_source);
 PG_FUNCTION_INFO_V1(elt_add_table);
 PG_FUNCTION_INFO_V1(elt_remove_table);
+PG_FUNCTION_INFO_V1(elt_resync_table);
 PG_FUNCTION_INFO_V1(elt_pause_source);
 PG_FUNCTION_INFO_V1(elt_resume_source);
 PG_FUNCTION_INFO_V1(elt_drop_source);
@@ -72,7 +75,8 @@ static char *qualified_name(Oid relid);
 static char *slot_name_for(const char *name);
 static int64 insert_source(EltSource *source, const char *secret, Jsonb *options);
 static void set_enabled(EltSource *source, bool enabled);
-static bool table_is_captured(int64 source_id, const char *relation);
+static char *captured_name(const EltSource *source, char *relation);
+static bool table_is_captured(int64 source_id, const char *relation, const char *state);
 static void set_table_state(int64 source_id, const char *relation, const char *state);
 static void warn_of_settings(void);
 
@@ -434,7 +438,7 @@ elt_add_table(PG_FUNCTION_ARGS)
 		Oid			relid = published_table(relation);
 
 		relation = qualified_name(relid);
-		if (table_is_captured(source->source_id, relation))
+		if (table_is_captured(source->source_id, relation, NULL))
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("table %s is in source \"%s\" already", relation, source->name)));
@@ -442,12 +446,14 @@ elt_add_table(PG_FUNCTION_ARGS)
 							   quote_identifier(source->publication), relation));
 		warn_without_identity(relid);
 	}
-	else if (table_is_captured(source->source_id, relation))
+	else if (table_is_captured(source->source_id, relation, NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table %s is in source \"%s\" already", relation, source->name)));
 
-	set_table_state(source->source_id, relation, snapshot ? "pending" : "ready");
+	set_table_state(source->source_id, relation, "ready");
+	if (snapshot)
+		elt_copy_request(source->source_id, relation);
 	elt_config_changed();
 	PG_RETURN_VOID();
 }
@@ -458,6 +464,37 @@ elt_remove_table(PG_FUNCTION_ARGS)
 	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
 	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 
+	relation = captured_name(source, relation);
+	if (source->conninfo == NULL)
+		run_as_caller(psprintf("ALTER PUBLICATION %s DROP TABLE %s",
+							   quote_identifier(source->publication), relation));
+	set_table_state(source->source_id, relation, "removed");
+	elt_copy_cancel(source->source_id, relation);
+	elt_config_changed();
+	PG_RETURN_VOID();
+}
+
+Datum
+elt_resync_table(PG_FUNCTION_ARGS)
+{
+	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
+
+	relation = captured_name(source, relation);
+	if (!table_is_captured(source->source_id, relation, "ready"))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is being copied already", relation),
+				 errhint("SELECT * FROM elt.progress_snapshot shows how far it is.")));
+	elt_copy_request(source->source_id, relation);
+	elt_config_changed();
+	PG_RETURN_VOID();
+}
+
+/* The name that a captured table has in source_tables. */
+static char *
+captured_name(const EltSource *source, char *relation)
+{
 	if (source->conninfo == NULL)
 	{
 		RangeVar   *name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
@@ -466,30 +503,26 @@ elt_remove_table(PG_FUNCTION_ARGS)
 		if (OidIsValid(relid))
 			relation = qualified_name(relid);
 	}
-	if (!table_is_captured(source->source_id, relation))
+	if (!table_is_captured(source->source_id, relation, NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table %s is not in source \"%s\"", relation, source->name),
 				 errhint("SELECT relation FROM elt.source_tables lists the tables.")));
-	if (source->conninfo == NULL)
-		run_as_caller(psprintf("ALTER PUBLICATION %s DROP TABLE %s",
-							   quote_identifier(source->publication), relation));
-	set_table_state(source->source_id, relation, "removed");
-	elt_config_changed();
-	PG_RETURN_VOID();
+	return relation;
 }
 
+/* In this state, or with NULL in any. */
 static bool
-table_is_captured(int64 source_id, const char *relation)
+table_is_captured(int64 source_id, const char *relation, const char *state)
 {
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(source_id), CStringGetTextDatum(relation)};
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(source_id), CStringGetTextDatum(relation), CStringGetTextDatum(state ? state : "")};
 	bool		captured;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	captured = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND relation = $2 AND state <> 'removed'",
-						   2, types, values, NULL) > 0;
+	captured = elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND relation = $2 AND state <> 'removed' "
+						   "AND $3 IN ('', state)", 3, types, values, NULL) > 0;
 	elt_spi_end(&spi);
 	return captured;
 }
@@ -502,8 +535,8 @@ set_table_state(int64 source_id, const char *relation, const char *state)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state) VALUES ($1, $2, $3) "
-				"ON CONFLICT (source_id, relation) DO UPDATE SET state = excluded.state",
+	elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, state, newly_published) VALUES ($1, $2, $3, true) "
+				"ON CONFLICT (source_id, relation) DO UPDATE SET state = excluded.state, newly_published = true",
 				3, types, values, NULL);
 	elt_spi_end(&spi);
 }
@@ -546,10 +579,10 @@ set_enabled(EltSource *source, bool enabled)
 	{
 		elt_spi_run("UPDATE elt.sources SET enabled = true, home = elt.home(), start_lsn = NULL, slot_name = $3 "
 					"WHERE source_id = $1 AND $2", 3, types, values, NULL);
-		elt_spi_run("UPDATE elt.source_tables t SET sync_lsn = NULL, "
-					"state = CASE WHEN t.state <> 'removed' AND s.snapshot = 'initial' THEN 'pending' ELSE t.state END "
-					"FROM elt.sources s WHERE s.source_id = $1 AND t.source_id = $1",
+		elt_spi_run("UPDATE elt.source_tables SET sync_lsn = NULL, sync_snapshot = NULL WHERE source_id = $1",
 					1, types, values, NULL);
+		if (source->snapshot)
+			elt_copy_request(source->source_id, NULL);
 	}
 	else
 		elt_spi_run("UPDATE elt.sources SET enabled = $2 WHERE source_id = $1", 2, types, values, NULL);
@@ -596,20 +629,24 @@ elt_drop_source(PG_FUNCTION_ARGS)
 }
 
 /*
- * Ends the source's worker, and keeps it out until the end of the transaction;
- * a rollback starts it again.  It may be just about to start, so it is asked
- * until it is gone.
+ * Ends the source's workers, and keeps them out until the end of the
+ * transaction; a rollback starts them again.  They may be just about to start,
+ * so they are asked until they are gone.
  */
 static void
 stop_capture(int64 source_id)
 {
 	while (!elt_catalog_lock_source(source_id, true))
 	{
-		int			index = elt_registry_available() ?
-		elt_registry_find(ELT_WORKER_CAPTURE, MyDatabaseId, source_id) : -1;
+		for (int index = 0; index < elt_registry_size(); index++)
+		{
+			EltWorkerSlot slot;
 
-		if (index >= 0)
-			elt_registry_request_stop(index);
+			if (elt_registry_read(index, &slot) && slot.dboid == MyDatabaseId &&
+				((slot.kind == ELT_WORKER_CAPTURE && slot.object_id == source_id) ||
+				 (slot.kind == ELT_WORKER_SNAPSHOT && ELT_SNAPSHOT_SOURCE(slot.object_id) == source_id)))
+				elt_registry_request_stop(index);
+		}
 		CHECK_FOR_INTERRUPTS();
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5, elt_wait_event("EltCaptureStop"));
 		ResetLatch(MyLatch);

@@ -2,7 +2,8 @@
  * stage.c
  *	  Changes into raw staging, in bulk.
  *
- * The capture worker is the only writer of a source's log, and it appends:
+ * Each leaf has one writer, and it appends: the capture worker, or of the
+ * change_ids that are reserved for a copy a snapshot worker (elt_stage_use_ids).
  * change_ids grow, leaves have no trigger and no index but the one of large.c,
  * and inserts skip the free space map, so that the physical order of a leaf is
  * the order of its change_ids (see raw.h).
@@ -50,9 +51,6 @@ typedef struct StageLog
 	char	   *name;			/* hash key: the relation's name, "" for
 								 * messages */
 	Oid			partition;
-	bool		skip;			/* waits for its copy: what comes before that
-								 * is in the copy */
-	XLogRecPtr	sync_lsn;		/* what committed before it came with the copy */
 	Datum		relation_text;
 
 	Oid			leaf;			/* that the next row goes to */
@@ -90,6 +88,7 @@ struct EltStage
 	Oid			sequence;
 	int64		next_id;
 	int64		last_id;		/* of the block at hand */
+	bool		own_ids;		/* was given ids, takes none of the sequence */
 
 	TransactionId xid;
 	XLogRecPtr	commit_lsn;
@@ -104,9 +103,9 @@ typedef struct LogEntry
 	StageLog   *log;
 } LogEntry;
 
-static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, bool copied, int *schema_version);
+static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
 static StageLog *find_log(EltStage *stage, const char *name);
-static void read_table_state(EltStage *stage, StageLog *log);
+static void note_table(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
 					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
@@ -116,7 +115,6 @@ static void note_oversize(EltStage *stage, const EltRelation *relation, const El
 						  XLogRecPtr lsn, Jsonb *key);
 static void note_oversize_value(EltStage *stage, const char *relation, const char *column, int bytes,
 								XLogRecPtr lsn, Jsonb *key);
-static int64 peek_change_id(EltStage *stage);
 static int64 next_change_id(EltStage *stage);
 static void write_pending(EltStage *stage);
 static void write_log(EltStage *stage, StageLog *log);
@@ -173,7 +171,7 @@ elt_stage_relation(EltStage *stage, EltRelation *relation)
 {
 	int			version;
 
-	(void) log_of_relation(stage, relation, false, &version);
+	(void) log_of_relation(stage, relation, &version);
 }
 
 void
@@ -190,10 +188,7 @@ elt_stage_change(EltStage *stage, EltChange *change)
 		return;
 	}
 
-	log = log_of_relation(stage, relation, false, &version);
-	if (log == NULL)
-		return;
-
+	log = log_of_relation(stage, relation, &version);
 	old = MemoryContextSwitchTo(stage->pending_context);
 	if (change->op == ELT_OP_TRUNCATE)
 		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL,
@@ -243,7 +238,7 @@ void
 elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 {
 	int			version;
-	StageLog   *log = log_of_relation(stage, relation, true, &version);
+	StageLog   *log = log_of_relation(stage, relation, &version);
 	MemoryContext old = MemoryContextSwitchTo(stage->pending_context);
 	Jsonb	   *key = elt_row_key(relation, row);
 
@@ -253,6 +248,28 @@ elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row)
 			elt_row_key_hash(relation, row), key,
 			NULL, elt_row_image(relation, row, NULL), NULL,
 			elt_large_flag(&log->large, ELT_OP_SNAPSHOT, relation, row));
+	MemoryContextSwitchTo(old);
+}
+
+void
+elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row)
+{
+	StageLog   *log = find_log(stage, relation);
+	MemoryContext old;
+
+	/* the row is written later */
+	old = MemoryContextSwitchTo(stage->pending_context);
+	stage->xid = row->xid;
+	stage->commit_lsn = row->commit_lsn;
+	stage->commit_ts = row->commit_ts;
+	stage->staged_at = row->staged_at;
+	stage->seq = row->seq;
+	add_row(stage, log, row->schema_version, row->op, row->lsn, row->key_hash,
+			row->key ? DatumGetJsonbPCopy(PointerGetDatum(row->key)) : NULL,
+			row->before ? DatumGetJsonbPCopy(PointerGetDatum(row->before)) : NULL,
+			row->after ? DatumGetJsonbPCopy(PointerGetDatum(row->after)) : NULL,
+			row->unchanged ? DatumGetArrayTypePCopy(PointerGetDatum(row->unchanged)) : NULL,
+			row->large ? DatumGetArrayTypePCopy(PointerGetDatum(row->large)) : NULL);
 	MemoryContextSwitchTo(old);
 }
 
@@ -306,7 +323,7 @@ elt_stage_finish(EltStage *stage)
  * which is known already.
  */
 static StageLog *
-log_of_relation(EltStage *stage, EltRelation *relation, bool copied, int *schema_version)
+log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version)
 {
 	StageRelation *known = relation->user_data;
 
@@ -319,8 +336,6 @@ log_of_relation(EltStage *stage, EltRelation *relation, bool copied, int *schema
 	{
 		StageLog   *log = find_log(stage, relation->name);
 
-		if (!copied && (log->skip || stage->commit_lsn < log->sync_lsn))
-			return NULL;
 		known->log = log;
 		known->schema_version = elt_schema_version(stage->source.source_id, relation, stage->commit_lsn);
 		known->refresh_count = stage->refresh_count;
@@ -354,7 +369,7 @@ find_log(EltStage *stage, const char *name)
 
 		log->relation_text = CStringGetTextDatum(name);
 		MemoryContextSwitchTo(old);
-		read_table_state(stage, log);
+		note_table(stage, log);
 		log->partition = elt_partition_of_relation(&stage->source, name);
 	}
 	elt_large_init(&log->large, log->partition, stage->large_context);
@@ -363,26 +378,24 @@ find_log(EltStage *stage, const char *name)
 	return log;
 }
 
-/* A table that the publication got without elt's doing is captured from here on. */
+/*
+ * A table that the publication got without elt's doing is captured from here
+ * on.  Nothing is locked where it is known: snapshot workers come here too.
+ */
 static void
-read_table_state(EltStage *stage, StageLog *log)
+note_table(EltStage *stage, StageLog *log)
 {
 	Oid			types[] = {INT8OID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(stage->source.source_id), log->relation_text};
-	bool		isnull;
-	Datum		sync_lsn;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("INSERT INTO elt.source_tables (source_id, relation) VALUES ($1, $2) "
-				"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready' "
-				"WHERE source_tables.state = 'removed'",
-				2, types, values, NULL);
-	elt_spi_run("SELECT state = 'pending', sync_lsn FROM elt.source_tables WHERE source_id = $1 AND relation = $2",
-				2, types, values, NULL);
-	log->skip = elt_spi_bool(0, 1);
-	sync_lsn = elt_spi_datum(&spi, 0, 2, &isnull);
-	log->sync_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(sync_lsn);
+	if (elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND relation = $2 AND state <> 'removed'",
+					2, types, values, NULL) == 0)
+		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, newly_published) VALUES ($1, $2, true) "
+					"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready', newly_published = true "
+					"WHERE source_tables.state = 'removed'",
+					2, types, values, NULL);
 	elt_spi_end(&spi);
 }
 
@@ -477,27 +490,29 @@ add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr 
 		write_pending(stage);
 }
 
-/* The change_id that the next row gets. */
 static int64
-peek_change_id(EltStage *stage)
+next_change_id(EltStage *stage)
+{
+	int64		change_id = elt_stage_next_id(stage);
+
+	stage->next_id++;
+	return change_id;
+}
+
+int64
+elt_stage_next_id(EltStage *stage)
 {
 	if (stage->next_id >= stage->last_id)
 	{
+		if (stage->own_ids)
+			elog(ERROR, "the change_ids that were reserved for a copy into source \"%s\" are used up",
+				 stage->source.name);
 		if (!OidIsValid(stage->sequence))
 			stage->sequence = elt_partition_sequence(stage->source.name);
 		stage->next_id = nextval_internal(stage->sequence, false);
 		stage->last_id = stage->next_id + ELT_CHANGE_ID_BLOCK;
 	}
 	return stage->next_id;
-}
-
-static int64
-next_change_id(EltStage *stage)
-{
-	int64		change_id = peek_change_id(stage);
-
-	stage->next_id++;
-	return change_id;
 }
 
 /* ---- values that are too large ---- */
@@ -518,7 +533,7 @@ note_oversize_value(EltStage *stage, const char *relation, const char *column, i
 {
 	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, INT8OID, JSONBOID, TEXTOID, INT8OID, LSNOID, LSNOID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(stage->source.source_id), CStringGetTextDatum(stage->source.name),
-		CStringGetTextDatum(relation), Int64GetDatum(peek_change_id(stage)), JsonbPGetDatum(key),
+		CStringGetTextDatum(relation), Int64GetDatum(elt_stage_next_id(stage)), JsonbPGetDatum(key),
 		CStringGetTextDatum(column), Int64GetDatum(bytes), LSNGetDatum(stage->commit_lsn), LSNGetDatum(lsn),
 	TimestampTzGetDatum(stage->staged_at)};
 	EltSpi		spi;
@@ -528,6 +543,28 @@ note_oversize_value(EltStage *stage, const char *relation, const char *column, i
 				"commit_lsn, lsn, staged_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
 				lengthof(types), types, values, key ? NULL : "    n     ");
 	elt_spi_end(&spi);
+}
+
+/* ---- ids for copies ---- */
+
+void
+elt_stage_use_ids(EltStage *stage, int64 first, int64 end)
+{
+	stage->own_ids = true;
+	stage->next_id = first;
+	stage->last_id = end;
+}
+
+int64
+elt_stage_reserve_leaves(EltStage *stage, int64 nleaves)
+{
+	int64		width = stage->source.partition_changes;
+	int64		first = elt_stage_next_id(stage) / width + 1;
+
+	DirectFunctionCall3(setval3_oid, ObjectIdGetDatum(stage->sequence),
+						Int64GetDatum((first + nleaves) * width), BoolGetDatum(false));
+	stage->next_id = stage->last_id = 0;
+	return first;
 }
 
 static void

@@ -28,6 +28,42 @@ extern void elt_stage_relation(EltStage *stage, EltRelation *relation);
 extern void elt_stage_change(EltStage *stage, EltChange *change);
 extern void elt_stage_copied_row(EltStage *stage, EltRelation *relation, EltRow *row);
 
+/* A row that is staged once more, under a new change_id. */
+typedef struct EltStagedRow
+{
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;
+	XLogRecPtr	lsn;
+	TimestampTz commit_ts;
+	TimestampTz staged_at;
+	int32		seq;
+	int32		key_hash;
+	int32		schema_version;
+	char		op;
+	Jsonb	   *key;			/* NULL: null, as in the next three */
+	Jsonb	   *before;
+	Jsonb	   *after;
+	ArrayType  *unchanged;
+	ArrayType  *large;
+} EltStagedRow;
+
+extern void elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row);
+
+/*
+ * The change_id of the next row.  All ids given out so far, in this source,
+ * are below.
+ */
+extern int64 elt_stage_next_id(EltStage *stage);
+
+/*
+ * Sets leaves aside for a copy: returns the number of the first of them.  The
+ * stage's own rows come behind them from here on.
+ */
+extern int64 elt_stage_reserve_leaves(EltStage *stage, int64 nleaves);
+
+/* From here on ids come from first (inclusive) to end (exclusive). */
+extern void elt_stage_use_ids(EltStage *stage, int64 first, int64 end);
+
 /*
  * Writes what is buffered and lets go of the tables; to be called before the
  * local transaction commits.  Returns how many changes it staged.

@@ -319,6 +319,32 @@ elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected
 	return last;
 }
 
+char *
+elt_stream_try(EltStream *stream, const char *command, char sqlstate[6])
+{
+	char	   *error = NULL;
+	PGresult   *result;
+
+	if (!PQsendQuery(stream->connection, command))
+		report(stream, NULL, "could not send a command to the source");
+	while ((result = next_result(stream)) != NULL)
+	{
+		if (PQstatus(stream->connection) == CONNECTION_BAD)
+			report(stream, result, "the connection to the source broke");
+		if (PQresultStatus(result) == PGRES_FATAL_ERROR && error == NULL)
+		{
+			const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+			const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+			strlcpy(sqlstate, state ? state : "XX000", 6);
+			error = pstrdup(message ? message : "unknown error");
+			(void) pg_verify_mbstr(GetDatabaseEncoding(), error, strlen(error), false);
+		}
+		PQclear(result);
+	}
+	return error;
+}
+
 /* Waits for the next result of a command; NULL when it is complete. */
 static PGresult *
 next_result(EltStream *stream)

@@ -45,6 +45,12 @@ extern void elt_stream_check_server(EltStream *stream);
 extern PGresult *elt_stream_query(EltStream *stream, const char *command, ExecStatusType expected);
 
 /*
+ * Runs a command that may fail: NULL where it did not, else the error, with
+ * its SQLSTATE in *sqlstate.
+ */
+extern char *elt_stream_try(EltStream *stream, const char *command, char sqlstate[6]);
+
+/*
  * A value of a result, "" for null.  Raises where the source sent no such row
  * or column, or bytes that are no text here.
  */

@@ -20,6 +20,7 @@ typedef enum EltWorkerKind
 	ELT_WORKER_SUPERVISOR,
 	ELT_WORKER_CAPTURE,
 	ELT_WORKER_CLEANER,			/* removes the slot of a dropped source */
+	ELT_WORKER_SNAPSHOT,		/* copies tables of a source */
 	ELT_WORKER_TRANSFORM
 } EltWorkerKind;
 
@@ -44,8 +45,9 @@ typedef struct EltWorkerSlot
 	EltWorkerKind kind;			/* ELT_WORKER_NONE: free */
 	uint32		generation;		/* counts the slot's uses */
 	Oid			dboid;
-	int64		object_id;		/* capture: source_id; transform: number in
-								 * the pool */
+	int64		object_id;		/* capture: source_id; snapshot: see
+								 * capture/snapshot_worker.h; transform:
+								 * number in the pool */
 	PGPROC	   *proc;			/* NULL: not attached (yet, or any more) */
 	int			pid;
 	bool		ended;			/* attached once and gone again */

@@ -3,7 +3,8 @@
  *	  The database process: starts and stops the workers of one database.
  *
  * The supervisor keeps what runs equal to what the tables ask for: a capture
- * worker per enabled source, a cleaner per dropped source whose slot is still
+ * worker per enabled source, snapshot workers while tables of it wait for a
+ * copy (as many as have something to do), a cleaner per dropped source whose slot is still
  * there, and as many transform workers as the scaler says (scaler.c).  It
  * reads the tables when the configuration generation moved, and otherwise only
  * looks at the registry; so an idle round costs next to nothing.
@@ -23,6 +24,7 @@
 
 #include "access/xact.h"
 #include "capture/slot.h"
+#include "capture/snapshot_worker.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "control/alert.h"
@@ -30,6 +32,7 @@
 #include "control/scaler.h"
 #include "control/worker.h"
 #include "elt.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "replay/due.h"
 #include "storage/latch.h"
@@ -72,6 +75,7 @@ static HTAB *children;
 static bool wanted_is_stale(void);
 static bool read_wanted(void);
 static void one_round(void);
+static void supervise_copies(EltSource *source);
 static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
 static void stop_strangers(void);
 static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
@@ -155,6 +159,7 @@ one_round(void)
 
 		supervise(ELT_WORKER_CAPTURE, source->source_id, source->name,
 				  source->enabled && source->at_home);
+		supervise_copies(source);
 	}
 	foreach(cell, wanted.dropped)
 	{
@@ -167,6 +172,24 @@ one_round(void)
 		supervise(ELT_WORKER_TRANSFORM, number, "", true);
 	stop_strangers();
 	elt_scaler_write_log();		/* afterwards: no worker waits for that */
+}
+
+/* Who copies already is left to finish its chunk: the last one may be at work. */
+static void
+supervise_copies(EltSource *source)
+{
+	int			wanted_workers = source->enabled && source->at_home ?
+	Min(source->copy_work, elt_snapshot_workers) : 0;
+
+	for (int number = 0; number < elt_snapshot_workers; number++)
+	{
+		int64		object_id = ELT_SNAPSHOT_OBJECT(source->source_id, number);
+		bool		there = elt_registry_find(ELT_WORKER_SNAPSHOT, MyDatabaseId, object_id) >= 0;
+
+		if (there || number < wanted_workers)
+			supervise(ELT_WORKER_SNAPSHOT, object_id, source->name,
+					  number < wanted_workers || (there && wanted_workers > 0));
+	}
 }
 
 /* Brings one worker nearer to what is wanted of it. */
@@ -199,6 +222,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		}
 		if (kind == ELT_WORKER_CAPTURE)
 			note_capture_end(object_id, &ended);
+		else if (kind == ELT_WORKER_SNAPSHOT)
+			note_capture_end(ELT_SNAPSHOT_SOURCE(object_id), &ended);
 		elt_attempt_note_end(&ended);
 		if (ended.finished || ended.stop_requested)
 		{
@@ -228,6 +253,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 		child->warned = false;
 		return;
 	}
+	if (kind == ELT_WORKER_SNAPSHOT && ELT_SNAPSHOT_NUMBER(object_id) > 0)
+		return;					/* the first copies alone */
 	elt_alert_note_no_room();
 	if (!child->warned)
 	{
@@ -238,7 +265,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 						elt_my_slot->object_name),
 				 errdetail("Waiting: %s worker %s.",
 						   kind == ELT_WORKER_CAPTURE ? "capture" :
-						   kind == ELT_WORKER_CLEANER ? "cleaner" : "transform",
+						   kind == ELT_WORKER_CLEANER ? "cleaner" :
+						   kind == ELT_WORKER_SNAPSHOT ? "snapshot" : "transform",
 						   name[0] != '\0' ? name : "of the pool"),
 				 errhint("Raise max_worker_processes in postgresql.conf (now %d) and restart the server.",
 						 max_worker_processes)));
@@ -265,6 +293,12 @@ stop_strangers(void)
 			foreach(cell, wanted.sources)
 				keep |= ((EltSource *) lfirst(cell))->source_id == slot.object_id;
 		}
+		else if (slot.kind == ELT_WORKER_SNAPSHOT)
+		{
+			foreach(cell, wanted.sources)
+				keep |= ((EltSource *) lfirst(cell))->source_id == ELT_SNAPSHOT_SOURCE(slot.object_id);
+			keep &= ELT_SNAPSHOT_NUMBER(slot.object_id) < elt_snapshot_workers;
+		}
 		else if (slot.kind == ELT_WORKER_CLEANER)
 		{
 			foreach(cell, wanted.dropped)
@@ -278,12 +312,14 @@ stop_strangers(void)
 	}
 }
 
+/* What snapshot workers copied is counted with the copy. */
 static void
 note_capture_end(int64 source_id, EltWorkerSlot *ended)
 {
 	elt_worker_begin("recording the end of a worker");
 	if (elt_worker_holds_extension())
-		elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
+		elt_catalog_note_capture_end(source_id,
+									 ended->kind == ELT_WORKER_CAPTURE ? pg_atomic_read_u64(&ended->changes) : 0,
 									 ended->last_error, ended->last_error_at);
 	elt_worker_commit();
 }

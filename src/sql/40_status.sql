@@ -41,7 +41,7 @@ COMMENT ON FUNCTION elt.may_see(oid) IS 'whether the caller may see the state of
 
 CREATE VIEW elt.stat_workers WITH (security_barrier) AS
 	SELECT w.pid, w.kind, d.datname,
-		   CASE WHEN w.kind IN ('capture', 'cleaner') THEN w.object_name END AS source,
+		   CASE WHEN w.kind IN ('capture', 'snapshot', 'cleaner') THEN w.object_name END AS source,
 		   CASE WHEN w.kind = 'transform' THEN w.object_name END AS pipeline,
 		   w.state, w.started_at, w.changes, w.busy_ratio, w.last_error
 	FROM elt.workers() w
@@ -53,7 +53,9 @@ CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 	SELECT s.name AS source,
 		   CASE WHEN r.wal_status = 'lost' THEN 'lost'
 				WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
-				WHEN w.state IN ('streaming', 'snapshot') THEN w.state
+				WHEN w.state = 'streaming' AND EXISTS (SELECT FROM elt.source_tables t
+					WHERE t.source_id = s.source_id AND t.state = 'pending') THEN 'snapshot'
+				WHEN w.state = 'streaming' THEN w.state
 				WHEN w.pid IS NOT NULL AND w.last_error IS NULL AND s.last_error IS NULL THEN 'starting'
 				WHEN s.last_error IS NOT NULL THEN 'error'
 				ELSE 'starting' END AS state,

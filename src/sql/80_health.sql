@@ -47,7 +47,7 @@ AS $$
 	FROM setting, used
 	UNION ALL
 	SELECT 'max_replication_slots', setting.slots > used.slots, 'warning',
-		   format('%s of %s replication slots are used; a first copy needs one more', used.slots, setting.slots),
+		   format('%s of %s replication slots are used', used.slots, setting.slots),
 		   CASE WHEN setting.slots <= used.slots THEN
 			format('Put this line into postgresql.conf and restart the server: max_replication_slots = %s', used.slots + 10) END
 	FROM setting, used

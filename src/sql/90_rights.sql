@@ -13,7 +13,7 @@ GRANT USAGE ON SCHEMA elt TO PUBLIC;
 GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
-	elt.quarantine_groups, elt.progress_replay TO PUBLIC;
+	elt.quarantine_groups, elt.progress_replay, elt.progress_snapshot TO PUBLIC;
 
 /* The views call these as the role that reads them. */
 GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),

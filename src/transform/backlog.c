@@ -38,7 +38,7 @@ elt_log_tail(Oid raw)
 		Relation	leaf = table_open(leaves[i].oid, AccessShareLock);
 		TupleTableSlot *slot = table_slot_create(leaf, NULL);
 
-		for (BlockNumber block = RelationGetNumberOfBlocks(leaf); block > 0 && tail == 0; block--)
+		for (BlockNumber block = elt_log_leaf_blocks(leaf, &leaves[i]); block > 0 && tail == 0; block--)
 		{
 			ItemPointerData first,
 						last;
@@ -51,8 +51,10 @@ elt_log_tail(Oid raw)
 			while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
 			{
 				bool		isnull;
+				int64		change_id = DatumGetInt64(slot_getattr(slot, ELT_RAW_CHANGE_ID, &isnull));
 
-				tail = Max(tail, DatumGetInt64(slot_getattr(slot, ELT_RAW_CHANGE_ID, &isnull)));
+				if (change_id < leaves[i].end)
+					tail = Max(tail, change_id);
 			}
 			table_endscan(scan);
 		}

@@ -17,6 +17,12 @@
  * The writer commits in the order of change_id, so any snapshot sees a prefix
  * of the log, and what a window has passed over can never become visible.
  *
+ * While a table is copied its log has a horizon (elt.source_tables.horizon):
+ * snapshot workers write behind it in no order, and the capture worker stages
+ * what is to come after the copy.  Readers stop before it, all of them here.
+ * It is read under the snapshot that the rows are read under, so whoever sees
+ * it gone sees all that was written behind it.
+ *
  * Locking: AccessShareLock on the relation's partition and on each leaf that
  * is read, kept until the end of the transaction, so that retention cannot
  * drop a leaf between the look at the partitions and the read.
@@ -24,11 +30,13 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "common/hashfn.h"
 #include "compat.h"
@@ -38,6 +46,8 @@
 #include "storage/bufmgr.h"
 #include "transform/log_scan.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -50,6 +60,7 @@ static void close_leaf(EltLogScan *scan);
 static void add_row(EltLogScan *scan);
 static void look_at_key(EltLogScan *scan, EltLogRow *row);
 static int	compare_rows(const void *a, const void *b);
+static int64 horizon_of(Oid raw);
 static BlockNumber find_block(Relation leaf, int64 after);
 static int64 first_change_id(Relation leaf, BlockNumber block);
 
@@ -114,7 +125,7 @@ elt_log_scan_blocks(EltLogScan *scan)
 	{
 		Relation	leaf = table_open(scan->leaves[i].oid, AccessShareLock);
 
-		blocks += RelationGetNumberOfBlocks(leaf);
+		blocks += elt_log_leaf_blocks(leaf, &scan->leaves[i]);
 		if (i == 0)
 			blocks -= find_block(leaf, scan->after);
 		table_close(leaf, NoLock);
@@ -184,10 +195,16 @@ open_leaf(EltLogScan *scan)
 	ItemPointerData first,
 				last;
 
-	scan->leaf = table_open(scan->leaves[scan->next_leaf++].oid, AccessShareLock);
+	EltLogLeaf *leaf = &scan->leaves[scan->next_leaf++];
+
+	scan->leaf = table_open(leaf->oid, AccessShareLock);
 	scan->slot = table_slot_create(scan->leaf, NULL);
+	scan->end = leaf->end;
 	ItemPointerSet(&first, find_block(scan->leaf, scan->after), 1);
-	ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
+	if (leaf->cut)
+		ItemPointerSet(&last, find_block(scan->leaf, leaf->end - 1), MaxOffsetNumber);
+	else
+		ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
 	scan->scan = table_beginscan_tidrange(scan->leaf, GetActiveSnapshot(), &first, &last);
 }
 
@@ -210,7 +227,8 @@ add_row(EltLogScan *scan)
 	Datum	   *values = slot->tts_values;
 
 	slot_getsomeattrs(slot, ELT_RAW_RELATION);
-	if (DatumGetInt64(values[ELT_RAW_CHANGE_ID - 1]) <= scan->after)
+	if (DatumGetInt64(values[ELT_RAW_CHANGE_ID - 1]) <= scan->after ||
+		DatumGetInt64(values[ELT_RAW_CHANGE_ID - 1]) >= scan->end)
 		return;
 
 	row = palloc0(sizeof(EltLogRow));
@@ -324,8 +342,8 @@ elt_log_key_fingerprint(Datum key)
 /* ---- leaves and blocks ---- */
 
 /*
- * The leaves of a relation's log in order of change_id, NULL where it has no
- * log; locks the relation's partition.
+ * The leaves of a relation's log up to its horizon in order of change_id, NULL
+ * where it has no log; locks the relation's partition.
  */
 EltLogLeaf *
 elt_log_leaves(Oid raw, int *nleaves)
@@ -334,12 +352,14 @@ elt_log_leaves(Oid raw, int *nleaves)
 	PartitionDesc desc;
 	PartitionBoundInfo bounds;
 	EltLogLeaf *leaves;
+	int64		horizon;
 
 	*nleaves = 0;
 	partition = OidIsValid(raw) ? try_relation_open(raw, AccessShareLock) : NULL;
 	if (partition == NULL)
 		return NULL;
 
+	horizon = horizon_of(raw);
 	desc = RelationGetPartitionDesc(partition, true);
 	leaves = palloc(Max(desc->nparts, 1) * sizeof(EltLogLeaf));
 	bounds = desc->boundinfo;
@@ -347,17 +367,70 @@ elt_log_leaves(Oid raw, int *nleaves)
 	{
 		/*
 		 * in a range partitioned table, indexes[i] is the partition that ends
-		 * at datums[i]
+		 * at datums[i], and begins at the datum before
 		 */
 		if (bounds->indexes[i] < 0)
 			continue;
+		if (i > 0 && bounds->kind[i - 1][0] == PARTITION_RANGE_DATUM_VALUE &&
+			DatumGetInt64(bounds->datums[i - 1][0]) >= horizon)
+			break;
 		leaves[*nleaves].oid = desc->oids[bounds->indexes[i]];
 		leaves[*nleaves].end = bounds->kind[i][0] == PARTITION_RANGE_DATUM_VALUE ?
 			DatumGetInt64(bounds->datums[i][0]) : PG_INT64_MAX;
+		leaves[*nleaves].cut = leaves[*nleaves].end > horizon;
+		if (leaves[*nleaves].cut)
+			leaves[*nleaves].end = horizon;
 		(*nleaves)++;
 	}
 	relation_close(partition, NoLock);
 	return leaves;
+}
+
+/*
+ * The change_id that readers of a log stop before, under the active snapshot;
+ * PG_INT64_MAX where no copy is made.
+ */
+static int64
+horizon_of(Oid raw)
+{
+	Oid			schema = get_namespace_oid("elt", true);
+	Oid			table_oid = get_relname_relid("source_tables", schema);
+	Oid			index_oid = get_relname_relid("source_tables_raw", schema);
+	int64		horizon = PG_INT64_MAX;
+	Relation	table = OidIsValid(table_oid) ? try_relation_open(table_oid, AccessShareLock) : NULL;
+	AttrNumber	raw_column;
+	AttrNumber	horizon_column;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	if (table == NULL)
+		return horizon;
+	raw_column = get_attnum(table_oid, "raw");
+	horizon_column = get_attnum(table_oid, "horizon");
+	if (raw_column == InvalidAttrNumber || horizon_column == InvalidAttrNumber)
+		elog(ERROR, "elt.source_tables lacks its columns");
+	ScanKeyInit(&key, raw_column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(raw));
+	scan = systable_beginscan(table, index_oid, OidIsValid(index_oid), GetActiveSnapshot(), 1, &key);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, horizon_column, RelationGetDescr(table), &isnull);
+
+		if (!isnull)
+			horizon = Min(horizon, DatumGetInt64(value));
+	}
+	systable_endscan(scan);
+	table_close(table, AccessShareLock);
+	return horizon;
+}
+
+BlockNumber
+elt_log_leaf_blocks(Relation relation, const EltLogLeaf *leaf)
+{
+	BlockNumber blocks = RelationGetNumberOfBlocks(relation);
+
+	return leaf->cut ? Min(blocks, find_block(relation, leaf->end - 1) + 1) : blocks;
 }
 
 /* The block from where rows behind "after" are to be found. */

@@ -11,7 +11,9 @@
 typedef struct EltLogLeaf
 {
 	Oid			oid;
-	int64		end;			/* change_ids are below */
+	int64		end;			/* change_ids of interest are below */
+	bool		cut;			/* there may be others, from the log's horizon
+								 * on */
 } EltLogLeaf;
 
 /* A scan over the rows behind a position, in order of change_id. */
@@ -23,6 +25,7 @@ typedef struct EltLogScan
 	int			nleaves;
 	int			next_leaf;
 	Relation	leaf;			/* NULL: none open */
+	int64		end;			/* of that one: rows from here on are left out */
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	TupleTableSlot *copy;		/* looks into copied tuples */
@@ -45,8 +48,14 @@ extern EltLogRow *elt_log_scan_next(EltLogScan *scan);
 extern void elt_log_scan_end(EltLogScan *scan);
 extern BlockNumber elt_log_scan_blocks(EltLogScan *scan);
 
-/* The leaves of a log in order of change_id; locks the relation's partition. */
+/*
+ * The leaves of a log up to its horizon, in order of change_id; locks the
+ * relation's partition.
+ */
 extern EltLogLeaf *elt_log_leaves(Oid raw, int *nleaves);
+
+/* How many blocks of a leaf that is open are of interest. */
+extern BlockNumber elt_log_leaf_blocks(Relation relation, const EltLogLeaf *leaf);
 
 /* Points a row's values into its tuple. */
 extern void elt_log_hold_values(EltLogRow *row, TupleTableSlot *slot);

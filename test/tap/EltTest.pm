@@ -151,7 +151,16 @@ sub oracle_create
 	$node->safe_psql('postgres', "SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')");
 }
 
-# The oracle's changes as "lsn xid text", for tables whose sync_lsn they come after.
+# Whether a snapshot ("xmin:xmax:xip,...") sees a transaction.
+sub sees
+{
+	my ($snapshot, $xid) = @_;
+	my ($xmin, $xmax, $running) = split(/:/, $snapshot);
+	return $xid < $xmin || ($xid < $xmax && !grep { $_ == $xid } split(/,/, $running || ''));
+}
+
+# The oracle's changes as "lsn xid text", of the tables in %$sync but for what
+# came with their copy: what its snapshot sees, or what is before its LSN.
 sub oracle_lines
 {
 	my ($node, $sync) = @_;
@@ -168,8 +177,9 @@ sub oracle_lines
 			my $end = lsn_number($lsn);
 			foreach my $change (@transaction)
 			{
+				my $copied = $sync->{ $change->[0] };
 				push @lines, $change->[1]
-				  if defined $sync->{ $change->[0] } && $end > $sync->{ $change->[0] };
+				  if defined $copied && !($copied =~ /:/ ? sees($copied, $xid) : $end <= lsn_number($copied));
 			}
 			@transaction = ();
 		}
@@ -231,20 +241,26 @@ EOS
 	return map { join(' ', split(/\|/, $_, 3)) } split(/\n(?=[0-9A-F]+\/[0-9A-F]+\|)/, $text);
 }
 
+# Between tables the order may differ where a table was copied beside the stream.
+sub by_table
+{
+	return map { $_->[1] } sort { $a->[0] cmp $b->[0] } map { [ /table (public\.(?:"(?:[^"]|"")*"|[^\s":]+)):/, $_ ] } @_;
+}
+
 # The same sequence as the oracle, table by table since its copy, of all tables
 # or of those that are named; returns its length.
 sub same_as_oracle
 {
 	my ($origin, $node, $source, $what, @tables) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my %sync = map { my ($table, $lsn) = split(/\|/, $_); ($table => lsn_number($lsn)) }
+	my %sync = map { split(/\|/, $_) }
 	  split(/\n/, $node->safe_psql('postgres',
-		"SELECT relation, coalesce(sync_lsn, '0/0') FROM elt.source_tables t "
+		"SELECT relation, coalesce(sync_snapshot::text, sync_lsn::text, '0/0') FROM elt.source_tables t "
 		  . "JOIN elt.sources s USING (source_id) WHERE s.name = '$source'"));
 	my %wanted = map { ($_ => 1) } @tables ? @tables : keys %sync;
 	delete @sync{ grep { !$wanted{$_} } keys %sync };
-	my @want = oracle_lines($origin, \%sync);
-	my @have = raw_lines($node, $source, keys %sync);
+	my @want = by_table(oracle_lines($origin, \%sync));
+	my @have = by_table(raw_lines($node, $source, keys %sync));
 	my $first = 0;
 
 	$first++ while $first < @want && $first < @have && $want[$first] eq $have[$first];
@@ -259,7 +275,8 @@ sub same_as_oracle
 
 my $checksum = q{count(*) || ' ' || coalesce(md5(string_agg(md5(t::text), '' ORDER BY t::text)), '')};
 
-# The newest image of each key in raw staging, without deletes, is the source's table.
+# The newest image of each key in raw staging since the last truncate, without
+# deletes, is the source's table.
 sub same_as_source
 {
 	my ($origin, $node, $source, $table) = @_;
@@ -269,6 +286,7 @@ sub same_as_source
 WITH newest AS (
 	SELECT DISTINCT ON (coalesce(key, to_jsonb(change_id))) op, after
 	FROM elt_raw.$source WHERE relation = 'public.$table'
+		AND change_id > coalesce((SELECT max(change_id) FROM elt_raw.$source WHERE relation = 'public.$table' AND op = 't'), 0)
 	ORDER BY coalesce(key, to_jsonb(change_id)), change_id DESC
 ), t AS (
 	SELECT (jsonb_populate_record(NULL::public.$table, after)).* FROM newest WHERE op <> 'd'
