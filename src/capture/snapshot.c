@@ -254,7 +254,7 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 	PGresult   *result;
 
 	result = query(stream,
-				   "SELECT c.oid, c.relkind = 'p', pr.prqual IS NOT NULL, c.relreplident, c.relfilenode "
+				   "SELECT c.oid, c.relkind = 'p', pr.prqual IS NOT NULL, c.relreplident, c.relfilenode, c.relnatts "
 				   "FROM pg_catalog.pg_class c "
 				   "LEFT JOIN (pg_catalog.pg_publication_rel pr JOIN pg_catalog.pg_publication p "
 				   "ON p.oid = pr.prpubid AND p.pubname = %s) ON pr.prrelid = c.oid "
@@ -272,6 +272,7 @@ describe(EltStream *stream, const EltSource *source, const char *name, bool *par
 	*partitioned = elt_stream_value(result, 0, 1)[0] == 't';
 	relation->identity = elt_stream_value(result, 0, 3)[0];
 	relation->filenode = strtoul(elt_stream_value(result, 0, 4), NULL, 10);
+	relation->natts = strtoul(elt_stream_value(result, 0, 5), NULL, 10);
 	if (elt_stream_value(result, 0, 2)[0] == 't')
 	{
 		PQclear(result);
