@@ -56,6 +56,7 @@ typedef struct EltRelation
 	int			nkeys;			/* columns with in_key; 0: no key */
 	int		   *order;			/* columns in the order jsonb stores its keys */
 	char		identity;		/* its replica identity, as pg_class has it */
+	uint32		natts;			/* columns that it ever had, published or not */
 	uint32		filenode;		/* another one after a rewrite; 0: it has no
 								 * file of its own */
 	void	   *user_data;		/* the receiver's own; NULL in a new relation */

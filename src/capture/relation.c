@@ -278,6 +278,7 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 	result = palloc0(sizeof(EltRelation));
 	result->id = entry->published.relid;
 	result->identity = shown->rd_rel->relreplident;
+	result->natts = desc->natts;
 	result->filenode = shown->rd_rel->relfilenode;
 	result->name = reader_text(cache,
 							   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(shown)),

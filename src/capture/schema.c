@@ -88,8 +88,9 @@ columns_json(const EltRelation *relation, bool with_missing)
 }
 
 /*
- * What tells a rewrite: the relation's file, and of each column the
- * transaction that last changed it and whether it may have been computed.
+ * What tells a rewrite: the relation's file, the number of its columns, of
+ * those that are published the transaction that last changed each and whether
+ * it may have been computed.
  */
 static char *
 facts_json(const EltRelation *relation)
@@ -97,7 +98,8 @@ facts_json(const EltRelation *relation)
 	StringInfoData json;
 
 	initStringInfo(&json);
-	appendStringInfo(&json, "{\"filenode\": %u, \"columns\": {", relation->filenode);
+	appendStringInfo(&json, "{\"filenode\": %u, \"natts\": %u, \"columns\": {",
+					 relation->filenode, relation->natts);
 	for (int i = 0; i < relation->ncolumns; i++)
 	{
 		const EltColumn *column = &relation->columns[i];

@@ -90,7 +90,7 @@ elt_snapshot_describe(EltStream *stream, const EltSource *source, const char *na
 	result = query(stream,
 				   "SELECT c.oid, (SELECT pg_catalog.to_jsonb(t) ->> 'rowfilter' FROM pg_catalog.pg_publication_tables t "
 				   "WHERE t.pubname = %s AND t.schemaname = n.nspname AND t.tablename = c.relname LIMIT 1), "
-				   "c.relreplident, c.relfilenode "
+				   "c.relreplident, c.relfilenode, c.relnatts "
 				   "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
 				   "WHERE c.oid = pg_catalog.to_regclass(%s)", publication, literal);
 	if (PQntuples(result) != 1)
@@ -106,6 +106,7 @@ elt_snapshot_describe(EltStream *stream, const EltSource *source, const char *na
 	*filter = PQgetisnull(result, 0, 1) ? NULL : pstrdup(elt_stream_value(result, 0, 1));
 	relation->identity = elt_stream_value(result, 0, 2)[0];
 	relation->filenode = strtoul(elt_stream_value(result, 0, 3), NULL, 10);
+	relation->natts = strtoul(elt_stream_value(result, 0, 4), NULL, 10);
 	PQclear(result);
 	relation->name = pstrdup(name);
 

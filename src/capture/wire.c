@@ -7,7 +7,7 @@
  * belongs to it:
  *
  *	B  xid, commit_lsn, commit_ts			a transaction begins
- *	R  length, id, file, identity, name, columns	a relation from here on
+ *	R  length, id, attributes, file, identity, name, columns	a relation from here on
  *	c, u, d, t  id, lsn, which rows, rows	a change
  *	m  lsn, length, content					a message
  *	M  lsn, length							one that is too large to be staged
@@ -181,8 +181,9 @@ elt_wire_relation(StringInfo out, const EltRelation *relation)
 	char	   *p;
 
 	initStringInfo(&body);
-	p = start_put(&body, 2 * VARINT_MAX + 1);
+	p = start_put(&body, 3 * VARINT_MAX + 1);
 	p = put_varint(p, relation->id);
+	p = put_varint(p, relation->natts);
 	p = put_varint(p, relation->filenode);
 	*p++ = relation->identity;
 	finish_put(&body, p);
@@ -565,6 +566,7 @@ read_relation(EltDecoder *decoder)
 	decoder->end = body_end;
 	relation = palloc0(sizeof(EltRelation));
 	relation->id = id;
+	relation->natts = get_varint(decoder);
 	relation->filenode = get_varint(decoder);
 	relation->identity = (char) get_byte(decoder);
 	if (relation->identity == '\0' || strchr("dnfi", relation->identity) == NULL)

@@ -79,7 +79,7 @@ CREATE TABLE elt.schema_versions (
 	incarnation		int NOT NULL,				-- of the name: counts tables that have borne it one after another
 	rewritten		boolean NOT NULL DEFAULT false,	-- since the version before, rows may have changed without changes in raw staging
 	changes			jsonb NOT NULL DEFAULT '[]',	-- against the version before: [{"change": …, "column": …, "from": …, "to": …}, …]
-	facts			jsonb NOT NULL,				-- by which a rewrite is told: the relation's file, of each column the transaction that defined it and whether it has a default
+	facts			jsonb NOT NULL,				-- by which a rewrite is told: the relation's file and number of columns, of each column the transaction that defined it and whether it has a default
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (source_id, relation, version)
 );

@@ -65,7 +65,7 @@ AS $$
 	SELECT $1.relid = $2.relid AND coalesce(bool_or(
 		CASE
 			-- a column that was there and not published: its values never came
-			WHEN o IS NULL AND (n->>'number')::int <= (SELECT max((c->>'number')::int) FROM jsonb_array_elements($1.columns) c) THEN true
+			WHEN o IS NULL AND (n->>'number')::int <= ($1.facts->>'natts')::int THEN true
 			-- older rows have null or one constant in it, or else the table was rewritten
 			WHEN o IS NULL THEN n->'missing' IS NULL AND
 				CASE WHEN $2.facts->>'filenode' = '0' THEN ($2.facts->'columns'->(n->>'number')->>1)::boolean
@@ -256,13 +256,14 @@ CREATE VIEW elt.renamed_relations WITH (security_barrier) AS
 						FROM elt.schema_versions v WHERE v.source_id = s.source_id
 						ORDER BY v.relation, v.version DESC) last
 	JOIN LATERAL (SELECT v.relation, v.valid_from_lsn, v.created_at FROM elt.schema_versions v
-				  WHERE v.source_id = s.source_id AND v.relid = last.relid AND v.relation <> last.relation
-					AND v.changes @> '[{"change": "renamed relation"}]'
-				  ORDER BY v.valid_from_lsn DESC, v.created_at DESC LIMIT 1) now_is
-		ON (now_is.valid_from_lsn, now_is.created_at) > (last.valid_from_lsn, last.created_at)
+				  WHERE v.source_id = s.source_id AND v.relid = last.relid
+					AND v.changes @> pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
+						'change', 'renamed relation', 'from', last.relation))
+					AND (v.valid_from_lsn, v.created_at) > (last.valid_from_lsn, last.created_at)
+				  ORDER BY v.valid_from_lsn, v.created_at LIMIT 1) now_is ON true
 	WHERE elt.sees_relation(current_user, s.source_id, last.relation);
 COMMENT ON VIEW elt.renamed_relations IS
-	'relations whose table goes on under another name: their own log gets nothing more';
+	'relations whose table goes on under another name: their own log gets nothing more. Where it was renamed again, that name has a row of its own';
 
 /*
  * The samples of the alert rules about shapes.  Each version is an alert of

@@ -318,7 +318,8 @@ follow_relation(EltPipeline *pipeline, const char *relation)
 
 	elt_spi_begin(&spi);
 	elt_spi_run("SELECT coalesce(min(n.version), 0) FROM elt.schema_versions n "
-				"WHERE n.source_id = $1 AND n.relation = $3 AND n.changes @> '[{\"change\": \"renamed relation\"}]' AND "
+				"WHERE n.source_id = $1 AND n.relation = $3 AND n.changes @> "
+				"jsonb_build_array(jsonb_build_object('change', 'renamed relation', 'from', $2)) AND "
 				"n.relid IN (SELECT o.relid FROM elt.schema_versions o WHERE o.source_id = $1 AND o.relation = $2)",
 				3, types, values, NULL);
 	version = (int) elt_spi_int64(0, 1);
@@ -330,8 +331,9 @@ follow_relation(EltPipeline *pipeline, const char *relation)
 	if (version == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("relation %s is not the table of pipeline \"%s\" under another name", name, pipeline->name),
-				 errdetail("The pipeline reads %s.", pipeline->relation),
+				 errmsg("relation %s is not the next name of the table of pipeline \"%s\"", name, pipeline->name),
+				 errdetail("The pipeline reads %s. A table that was renamed more than once has a log for each name.",
+						   pipeline->relation),
 				 errhint("SELECT relation, renamed_to FROM elt.renamed_relations; for another table create another pipeline.")));
 	if (backlog > 0)
 		ereport(ERROR,

@@ -87,7 +87,7 @@ settle('under the new name');
 is($node->safe_psql('postgres', 'SELECT string_agg(id || a, $$,$$ ORDER BY id) FROM by_name WHERE id > 8 OR id = 1'), '9nine, later,10ten', 'by name it went on where the old one ended');
 is($node->safe_psql('postgres', 'SELECT string_agg(id || a, $$,$$ ORDER BY id) FROM by_sql WHERE id > 8 OR id = 1'), '9nine, later,10ten', 'by a transform too');
 poll_ok($node, q{SELECT count(*) = 0 FROM elt.alerts WHERE rule = 'relation_renamed' AND state <> 'resolved'}, 'and the alert ends');
-foreach my $bad ([ 'public.t', qr/does not capture|not the table/ ], [ 'public.other', qr/does not capture relation/ ])
+foreach my $bad ([ 'public.t', qr/does not capture|not the next name/ ], [ 'public.other', qr/does not capture relation/ ])
 {
 	($ret, $out, $err) = $node->psql('postgres', "SELECT elt.alter_pipeline('n', relation => '$bad->[0]')");
 	like($err, $bad->[1], "it cannot be sent to $bad->[0]");

@@ -161,7 +161,7 @@ ALTER PUBLICATION pub DROP TABLE filtered;
 INSERT INTO filtered VALUES (500, 'eu', 's');
 EOS
 wait_staged('filtered rows');
-is($node->safe_psql('postgres', "SELECT string_agg(op || ':' || (key->>'id'), ' ' ORDER BY change_id), bool_or(after ? 'secret') FROM elt_raw.s WHERE relation = 'public.filtered'"),
+is($node->safe_psql('postgres', "SELECT string_agg(op::text || ':' || (key->>'id'), ' ' ORDER BY change_id), bool_or(after ? 'secret') FROM elt_raw.s WHERE relation = 'public.filtered'"),
 	'c:101 c:301 d:101 c:401 d:301|f', 'a filter turns updates into inserts and deletes');
 
 $node->stop;
