@@ -113,6 +113,7 @@ make_select(EltCopied *copied, const char *kinds)
 {
 	const EltRelation *relation = copied->relation;
 	StringInfoData columns;
+	StringInfoData measures;
 	StringInfoData total;
 	StringInfoData sizes;
 	int			nlarge = 0;
@@ -124,6 +125,7 @@ make_select(EltCopied *copied, const char *kinds)
 	copied->measured = nlarge > 0;
 
 	initStringInfo(&columns);
+	initStringInfo(&measures);
 	initStringInfo(&total);
 	initStringInfo(&sizes);
 	for (int i = 0; i < relation->ncolumns; i++)
@@ -134,8 +136,10 @@ make_select(EltCopied *copied, const char *kinds)
 			appendStringInfoString(&columns, ", ");
 		if (kinds != NULL && kinds[i] != '\0')
 		{
-			char	   *size = size_expression(column, kinds[i]);
+			char	   *size = psprintf("\"$size\".c%d", i);
 
+			appendStringInfo(&measures, "%s%s AS c%d", measures.len > 0 ? ", " : "",
+							 size_expression(column, kinds[i]), i);
 			appendStringInfo(&columns, "CASE WHEN \"$all\".total <= %d OR %s <= %d THEN %s END",
 							 ELT_ROW_BYTES_MAX, size, share, column);
 			appendStringInfo(&total, "%sCOALESCE(%s, 0)", total.len > 0 ? " + " : "", size);
@@ -148,7 +152,10 @@ make_select(EltCopied *copied, const char *kinds)
 	{
 		appendStringInfo(&columns, ", CASE WHEN \"$all\".total > %d THEN pg_catalog.concat_ws(' '%s) END",
 						 ELT_ROW_BYTES_MAX, sizes.data);
-		copied->measure = psprintf(", LATERAL (SELECT %s) AS \"$all\" (total)", total.data);
+		/* OFFSET 0: measured once, and added up once */
+		copied->measure = psprintf(", LATERAL (SELECT %s OFFSET 0) AS \"$size\""
+								   ", LATERAL (SELECT %s OFFSET 0) AS \"$all\" (total)",
+								   measures.data, total.data);
 	}
 	else
 		copied->measure = "";

@@ -159,7 +159,7 @@ prepare(FunctionCallInfo fcinfo, Oid type)
 	MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	Populate   *populate = palloc0(sizeof(Populate));
 	TupleDesc	desc = type_is_rowtype(type) && get_typtype(type) == TYPTYPE_COMPOSITE ?
-		lookup_rowtype_tupdesc_copy(type, -1) : NULL;
+	lookup_rowtype_tupdesc_copy(type, -1) : NULL;
 
 	if (desc == NULL)
 		ereport(ERROR,
@@ -206,12 +206,15 @@ read_scalar(Populate *populate, int i, JsonbValue *value, bool *isnull)
 	{
 		case jbvBool:
 			text = value->val.boolean ? "true" : "false";
+
 			break;
 		case jbvNumeric:
 			text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+
 			break;
 		case jbvString:
 			text = pnstrdup(value->val.string.val, value->val.string.len);
+
 			if (is_json(column) && !elt_json_is_text(value->val.string.val, value->val.string.len))
 			{
 				StringInfoData quoted;
@@ -226,6 +229,7 @@ read_scalar(Populate *populate, int i, JsonbValue *value, bool *isnull)
 	}
 
 	*isnull = text == NULL;
+
 	return InputFunctionCall(&column->input, text, column->ioparam, TupleDescAttr(populate->desc, i)->atttypmod);
 }
 
