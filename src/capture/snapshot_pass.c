@@ -56,6 +56,7 @@
 #define WAIT_MS				100
 #define RETRY_MS			2000	/* of a lock */
 #define ERROR_RETRY_MS		10000
+#define REFUSED_RETRY_MS	60000	/* of a table whose rows cannot be copied */
 
 /* A table that waits. */
 typedef struct Candidate
@@ -328,7 +329,12 @@ lock_tables(const EltSource *source, EltStream *stream, List *tables, const char
 	List	   *locked = NIL;
 	ListCell   *cell;
 
-	PQclear(elt_stream_query(stream, psprintf("SET LOCAL lock_timeout = %d", LOCK_TIMEOUT_MS), PGRES_COMMAND_OK));
+	/*
+	 * capture goes past row security: a copy that it would cut short is
+	 * refused
+	 */
+	PQclear(elt_stream_query(stream, psprintf("SET LOCAL row_security = off; SET LOCAL lock_timeout = %d", LOCK_TIMEOUT_MS),
+							 PGRES_COMMAND_OK));
 	foreach(cell, tables)
 	{
 		Candidate  *table = lfirst(cell);
@@ -753,6 +759,19 @@ elt_pass_discard(int64 source_id)
 	elt_spi_run("DELETE FROM elt.snapshot_passes WHERE source_id = $1", 1, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+}
+
+void
+elt_pass_give_back(int64 source_id, const char *relation, const char *error)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	note_error(source_id, relation, error, REFUSED_RETRY_MS);
+	elt_worker_begin_work("giving a copy up");
+	MemoryContextSwitchTo(context);
+	elt_copy_cancel(source_id, relation);
 	elt_worker_commit();
 	MemoryContextSwitchTo(context);
 }

@@ -59,6 +59,9 @@ extern bool elt_pass_resume(const EltSource *source, EltStream **stream, EltPass
 extern bool elt_pass_seal(const EltSource *source);
 extern void elt_pass_discard(int64 source_id);
 
+/* Gives a table back that cannot be copied, whoever finds out; it waits a while. */
+extern void elt_pass_give_back(int64 source_id, const char *relation, const char *error);
+
 /* The version of a shape, made where it is missing; in a short local transaction. */
 extern int	elt_pass_schema_version(int64 source_id, const EltRelation *relation, XLogRecPtr lsn);
 

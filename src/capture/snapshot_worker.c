@@ -26,7 +26,8 @@
  * after it, outside any local transaction.
  *
  * An error ends the worker and with it the source's transaction; the
- * supervisor starts it again.  Helpers go on under their snapshot when the
+ * supervisor starts it again.  A table whose rows cannot be copied is given
+ * back and waits, so that the others get on.  Helpers go on under their snapshot when the
  * leader dies: what they read is exact all the same.
  */
 #include "postgres.h"
@@ -107,6 +108,7 @@ static void read_changed(const EltPass *pass);
 static bool is_changed(void *arg, Jsonb *key);
 static KeyHash hash_key(const Jsonb *key);
 static void take_leaf(const EltPass *pass);
+static void fail_chunk(const Chunk *chunk) pg_attribute_noreturn();
 static void finish_chunk(const Chunk *chunk, const EltCopyCounts *counts);
 static void keep_rate(TimestampTz start, int64 bytes);
 static int	workers_at_it(void);
@@ -244,6 +246,7 @@ join_run(const EltPass *pass)
 	PQclear(elt_stream_query(copier.stream,
 							 psprintf("SET TRANSACTION SNAPSHOT %s", elt_stream_literal(pass->exported)),
 							 PGRES_COMMAND_OK));
+	PQclear(elt_stream_query(copier.stream, "SET LOCAL row_security = off", PGRES_COMMAND_OK));
 	copier.run = pass->run;
 }
 
@@ -293,8 +296,16 @@ copy_chunk(const EltPass *pass)
 	range.skip = copier.changed ? is_changed : NULL;
 	elt_stage_use_ids(copier.stage, copier.next_id, copier.end_id);
 	elt_stage_begin(copier.stage, InvalidTransactionId, pass->lsn, pass->taken_at);
-	elt_snapshot_copy_blocks(copier.stream, copier.stage, &range, &counts);
-	(void) elt_stage_finish(copier.stage);
+	PG_TRY();
+	{
+		elt_snapshot_copy_blocks(copier.stream, copier.stage, &range, &counts);
+		(void) elt_stage_finish(copier.stage);
+	}
+	PG_CATCH();
+	{
+		fail_chunk(&chunk);
+	}
+	PG_END_TRY();
 	finish_chunk(&chunk, &counts);
 	elt_worker_commit();
 	MemoryContextSwitchTo(copier.round_context);
@@ -355,6 +366,30 @@ finish_chunk(const Chunk *chunk, const EltCopyCounts *counts)
 	elt_spi_run("UPDATE elt.snapshot_tables SET done = done + $4, blocks_done = blocks_done + $5, updated_at = clock_timestamp() "
 				"WHERE source_id = $2 AND relation = $3", 5, types, values, NULL);
 	elt_spi_end(&spi);
+}
+
+/*
+ * Ends the worker with the error at hand.  A table whose rows it is about is
+ * given back first, or it would keep the others of the pass from being copied.
+ */
+static void
+fail_chunk(const Chunk *chunk)
+{
+	ErrorData  *error;
+	int			class;
+
+	MemoryContextSwitchTo(copier.round_context);
+	error = CopyErrorData();
+	class = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	if (class == ERRCODE_DATA_EXCEPTION || class == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
+		class == ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR) || class == ERRCODE_FEATURE_NOT_SUPPORTED)
+	{
+		FlushErrorState();
+		AbortCurrentTransaction();
+		elt_pass_give_back(copier.source->source_id, chunk->relation, error->message);
+		ReThrowError(error);
+	}
+	PG_RE_THROW();
 }
 
 /* ---- the table at hand ---- */

@@ -137,6 +137,23 @@ $node->reload;
 poll_ok($node, "SELECT count(*) = 1 FROM elt.progress_snapshot", 'all others are copied');
 same_as_source($node, $node, 's', $_) foreach qw(parts emptied left_out);
 
+# ---- a table whose rows cannot be read ----
+
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE broken (id int PRIMARY KEY, v int);
+INSERT INTO broken VALUES (1, 1), (2, 0);
+CREATE TABLE sound (id int PRIMARY KEY);
+INSERT INTO sound SELECT i FROM generate_series(1, 10) i;
+CREATE PUBLICATION b FOR TABLE broken WHERE (1 / v > 0), sound;
+SELECT elt.create_source('b', publication => 'b');
+EOS
+poll_ok($node, "SELECT state = 'ready' AND rows_copied = 10 FROM elt.source_tables WHERE relation = 'public.sound'", 'a table that can be read is copied');
+is($node->safe_psql('postgres', 'SELECT "table", phase, last_error FROM elt.progress_snapshot WHERE source = \'b\''),
+	'public.broken|waiting|the copy from the source broke: division by zero', 'beside one that cannot, which says why');
+$node->safe_psql('postgres', "ALTER PUBLICATION b SET TABLE broken, sound; UPDATE elt.source_tables SET copy_retry_at = NULL");
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('b', timeout => '60 s')"), 't', 'until it can');
+$node->safe_psql('postgres', "SELECT elt.drop_source('b')");
+
 # ---- in the middle of a copy ----
 
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 500kB');
