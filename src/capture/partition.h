@@ -25,6 +25,17 @@ extern Oid	elt_partition_of_messages(const char *source_name);
 /* The leaf of a partition that holds a change_id, made where it is missing. */
 extern Oid	elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id);
 
+/* Whether a partition has the leaf with this number (change_id / partition_changes). */
+extern bool elt_partition_has_leaf(const EltSource *source, Oid partition, int64 number);
+
+/*
+ * Lets change_ids go on at the next leaf's first one.  The sequence is locked
+ * until the end of the transaction, and this takes effect at once; who has a
+ * block of change_ids uses it up, unless elt_config_changed() tells him.  False
+ * where somebody is taking some right now.
+ */
+extern bool elt_partition_skip_range(const EltSource *source);
+
 /* The sequence of change_ids, and how many each of its values stands for. */
 extern Oid	elt_partition_sequence(const char *source_name);
 

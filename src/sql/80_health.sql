@@ -30,6 +30,12 @@ AS $$
 				   concat_ws(', ', nullif(preload, ''), 'elt')) END
 	FROM setting
 	UNION ALL
+	SELECT 'version', e.extversion = elt.library_version(), 'critical',
+		   format('the library is of version %s, the extension of version %s', elt.library_version(), e.extversion),
+		   CASE WHEN e.extversion <> elt.library_version() THEN
+			'ALTER EXTENSION elt UPDATE, where the library is newer; restart the server, where it has been replaced by a newer one since' END
+	FROM pg_extension e WHERE e.extname = 'elt'
+	UNION ALL
 	SELECT 'wal_level', wal_level = 'logical' OR local_sources = 0, 'critical',
 		   format('wal_level is "%s"; %s source(s) read this server', wal_level, local_sources),
 		   CASE WHEN wal_level <> 'logical' AND local_sources > 0 THEN
