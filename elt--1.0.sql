@@ -415,7 +415,7 @@ COMMENT ON FUNCTION elt.raw_needed_by(bigint, text, bigint, bigint, pg_lsn, inte
 CREATE FUNCTION elt.expired_leaves(
 	OUT source_id bigint, OUT source text, OUT relation text, OUT partition oid, OUT leaf oid,
 	OUT last_change bigint, OUT last_lsn pg_lsn, OUT last_commit_ts timestamptz, OUT needed_by text) RETURNS SETOF record
-	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT o.source_id, o.source, o.relation, o.partition, o.leaf, r.change_id, r.commit_lsn, r.commit_ts,
 		   CASE WHEN r.change_id IS NOT NULL THEN
@@ -441,9 +441,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION elt.aged_sources() IS 'internal: sources with a leaf that has been filled for a quarter of their retention';
 
-CREATE VIEW elt.raw_staging AS
+CREATE FUNCTION elt.raw_staging_status(
+	OUT source text, OUT relation text, OUT leaves bigint, OUT bytes bigint, OUT retention interval,
+	OUT oldest_change bigint, OUT oldest_commit_ts timestamptz, OUT oldest_staged_at timestamptz,
+	OUT dropped_upto_change bigint, OUT dropped_upto_commit_ts timestamptz, OUT dropped_at timestamptz,
+	OUT needed_by text) RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
 	SELECT l.source, l.relation, count(*) AS leaves,
-		   sum(pg_catalog.pg_total_relation_size(l.leaf))::bigint AS bytes,
+		   sum(pg_total_relation_size(l.leaf))::bigint AS bytes,
 		   elt.raw_retention(s.options) AS retention,
 		   o.change_id AS oldest_change, o.commit_ts AS oldest_commit_ts, o.staged_at AS oldest_staged_at,
 		   d.upto_change AS dropped_upto_change, d.upto_commit_ts AS dropped_upto_commit_ts, d.dropped_at,
@@ -455,7 +461,11 @@ CREATE VIEW elt.raw_staging AS
 	LEFT JOIN LATERAL (SELECT r.* FROM elt.raw_leaves f CROSS JOIN LATERAL elt.raw_leaf_row(f.leaf, false) r
 					   WHERE f.partition = l.partition AND r.change_id IS NOT NULL ORDER BY f.number LIMIT 1) o ON true
 	GROUP BY l.source, l.relation, s.options, o.change_id, o.commit_ts, o.staged_at,
-			 d.upto_change, d.upto_commit_ts, d.dropped_at, e.needed_by;
+			 d.upto_change, d.upto_commit_ts, d.dropped_at, e.needed_by
+$$;
+COMMENT ON FUNCTION elt.raw_staging_status() IS 'the rows of raw_staging';
+
+CREATE VIEW elt.raw_staging AS SELECT * FROM elt.raw_staging_status();
 COMMENT ON VIEW elt.raw_staging IS
 	'one row per relation: what of its history is kept, from when on, and who needs what is past its time; for pg_monitor';
 
@@ -1855,7 +1865,7 @@ GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 -- the view calls them as the role that reads it
 GRANT SELECT ON elt.raw_staging TO pg_monitor;
-GRANT EXECUTE ON FUNCTION elt.expired_leaves(), elt.raw_retention(jsonb), elt.raw_leaf_row(regclass, boolean) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.raw_staging_status() TO pg_monitor;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
 	elt.quarantine_groups, elt.progress_replay TO PUBLIC;
 

@@ -14,7 +14,7 @@ GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
 -- the view calls them as the role that reads it
 GRANT SELECT ON elt.raw_staging TO pg_monitor;
-GRANT EXECUTE ON FUNCTION elt.expired_leaves(), elt.raw_retention(jsonb), elt.raw_leaf_row(regclass, boolean) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.raw_staging_status() TO pg_monitor;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
 	elt.quarantine_groups, elt.progress_replay TO PUBLIC;
 

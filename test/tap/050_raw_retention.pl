@@ -146,7 +146,7 @@ like($err, qr/does not go back that far.*What was committed up to \d{4}-/s, 'the
 is($node->psql('postgres', "CALL elt.replay('p')", stderr => \$err), 0, 'without a lower bound it replays what there is');
 like($err, qr/NOTICE:  raw staging of public.a is kept from after \d{4}-/, 'and says from when on');
 is($node->psql('postgres', "CALL elt.replay('p', from_time => now())", stderr => \$err), 0, 'later bounds are as ever');
-is($err, '', 'without a word');
+unlike($err, qr/is kept from/, 'without a word about it');
 
 # ---- a reader ----
 
