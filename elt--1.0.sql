@@ -412,7 +412,7 @@ COMMENT ON FUNCTION elt.raw_needed_by(bigint, text, bigint, bigint, pg_lsn, inte
 	'internal: why retention keeps a range of a relation''s changes; null: nobody needs it';
 
 /* The oldest leaf of each relation, where its time is over; one that never got a row is only in the way. */
-CREATE FUNCTION elt.expired_leaves(
+CREATE FUNCTION elt.expired_leaves(only_partition oid,	-- NULL: of all relations
 	OUT source_id bigint, OUT source text, OUT relation text, OUT partition oid, OUT leaf oid,
 	OUT last_change bigint, OUT last_lsn pg_lsn, OUT last_commit_ts timestamptz, OUT needed_by text) RETURNS SETOF record
 	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -420,13 +420,14 @@ AS $$
 	SELECT o.source_id, o.source, o.relation, o.partition, o.leaf, r.change_id, r.commit_lsn, r.commit_ts,
 		   CASE WHEN r.change_id IS NOT NULL THEN
 			elt.raw_needed_by(o.source_id, o.relation, o.number * s.partition_changes, r.change_id, r.commit_lsn, k.kept) END
-	FROM (SELECT DISTINCT ON (partition) * FROM elt.raw_leaves ORDER BY partition, number) o
+	FROM (SELECT DISTINCT ON (partition) * FROM elt.raw_leaves
+		  WHERE only_partition IS NULL OR partition = only_partition ORDER BY partition, number) o
 	JOIN elt.sources s ON s.source_id = o.source_id AND s.home = elt.home()
 	CROSS JOIN LATERAL elt.raw_retention(s.options) k (kept)
 	CROSS JOIN LATERAL elt.raw_leaf_row(o.leaf, true) r
 	WHERE o.number < o.present_number AND (r.change_id IS NULL OR r.staged_at < now() - k.kept) AND k.kept IS NOT NULL
 $$;
-COMMENT ON FUNCTION elt.expired_leaves() IS 'internal: the oldest leaf of each relation whose newest row is older than the retention, and who needs it still';
+COMMENT ON FUNCTION elt.expired_leaves(oid) IS 'internal: the oldest leaf of each relation whose newest row is older than the retention, and who needs it still';
 
 /* Sources whose present leaves are old enough for the next ones to begin. */
 CREATE FUNCTION elt.aged_sources() RETURNS SETOF bigint
@@ -457,7 +458,7 @@ AS $$
 	FROM elt.raw_leaves l
 	JOIN elt.sources s ON s.source_id = l.source_id
 	LEFT JOIN elt.raw_dropped d ON d.source_id = l.source_id AND d.relation = l.relation
-	LEFT JOIN elt.expired_leaves() e ON e.partition = l.partition
+	LEFT JOIN elt.expired_leaves(NULL) e ON e.partition = l.partition
 	LEFT JOIN LATERAL (SELECT r.* FROM elt.raw_leaves f CROSS JOIN LATERAL elt.raw_leaf_row(f.leaf, false) r
 					   WHERE f.partition = l.partition AND r.change_id IS NOT NULL ORDER BY f.number LIMIT 1) o ON true
 	GROUP BY l.source, l.relation, s.options, o.change_id, o.commit_ts, o.staged_at,
@@ -1833,6 +1834,14 @@ AS $$
 					'drop the source, with keep_raw if you like, and create it anew.', s.confirmed_lsn)
 				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
 	FROM elt.stat_sources s
+	UNION ALL
+	SELECT format('publication of source %s', s.name), false, 'critical',
+		   format('publication %s does not exist, so nothing is captured', s.publication),
+		   format('CREATE PUBLICATION %I FOR TABLE … WITH (publish_via_partition_root = true); what was written without it is not staged',
+				  s.publication)
+	FROM elt.sources s
+	WHERE s.conninfo IS NULL AND s.enabled AND s.home = elt.home()
+		AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.publication)
 	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),

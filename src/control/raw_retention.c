@@ -202,7 +202,7 @@ expired_leaves(void)
 
 	elt_spi_begin(&spi);
 	rows = elt_spi_run("SELECT source_id, source, relation, partition, leaf, last_change, last_lsn, last_commit_ts, "
-					   "needed_by IS NOT NULL FROM elt.expired_leaves()", 0, NULL, NULL, NULL);
+					   "needed_by IS NOT NULL FROM elt.expired_leaves(NULL)", 0, NULL, NULL, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(spi.caller_context);
@@ -283,14 +283,14 @@ is_read_for_long(const Expired *leaf)
 static bool
 is_expired(const Expired *leaf)
 {
-	Oid			types[] = {OIDOID};
-	Datum		values[] = {ObjectIdGetDatum(leaf->leaf)};
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(leaf->partition), ObjectIdGetDatum(leaf->leaf)};
 	bool		found;
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	found = elt_spi_run("SELECT FROM elt.expired_leaves() WHERE leaf = $1 AND needed_by IS NULL",
-						1, types, values, NULL) > 0;
+	found = elt_spi_run("SELECT FROM elt.expired_leaves($1) WHERE leaf = $2 AND needed_by IS NULL",
+						2, types, values, NULL) > 0;
 	elt_spi_end(&spi);
 	return found;
 }

@@ -107,6 +107,14 @@ AS $$
 				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
 	FROM elt.stat_sources s
 	UNION ALL
+	SELECT format('publication of source %s', s.name), false, 'critical',
+		   format('publication %s does not exist, so nothing is captured', s.publication),
+		   format('CREATE PUBLICATION %I FOR TABLE … WITH (publish_via_partition_root = true); what was written without it is not staged',
+				  s.publication)
+	FROM elt.sources s
+	WHERE s.conninfo IS NULL AND s.enabled AND s.home = elt.home()
+		AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.publication)
+	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),
 		   format('It is tried again by itself; the slot keeps the source''s WAL until then. '

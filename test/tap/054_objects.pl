@@ -49,7 +49,7 @@ sql("BEGIN; UPDATE shop.uno SET v = 'gone' WHERE id = 1; DROP SCHEMA shop CASCAD
 goes_through('the schema of a source table is dropped');
 is(sql("SELECT after->>'v' FROM elt_raw.s WHERE relation = 'shop.uno' ORDER BY change_id DESC LIMIT 1"), 'gone', 'its last change is staged, too');
 sql("CREATE SCHEMA shop; CREATE TABLE shop.one (id int PRIMARY KEY, v text, w int)");
-sql("SELECT elt.add_table('s', 'shop.one')");
+sql('ALTER PUBLICATION elt_s ADD TABLE shop.one');
 sql("INSERT INTO shop.one VALUES (7, 'anew', 7)");
 is(sql("SELECT elt.wait_for('one', timeout => '60 s')"), 't', 'a table made anew is captured');
 is(sql('SELECT v FROM one_target WHERE id = 7'), 'anew', 'by the pipeline that was there');
@@ -80,8 +80,8 @@ like($err, qr/privileges for table elt_raw\.joes/, 'since raw staging is its own
 sql('DROP OWNED BY joe CASCADE');
 sql('REVOKE ALL ON DATABASE postgres FROM joe; DROP ROLE joe');
 goes_through('an owner is dropped with all that was his');
-poll_ok($node, q{SELECT state IN ('error', 'starting') FROM elt.stat_sources WHERE source = 'joes'}, 'his source is shown, and does not stream')
-  or diag(sql('TABLE elt.stat_sources'));
+like(sql(q{SELECT detail FROM elt.health() WHERE "check" = 'publication of source joes' AND NOT ok}), qr/nothing is captured/,
+	'health() tells that his publication is gone');
 is($node->psql('postgres', "SELECT * FROM elt.health(), elt.stat_pipelines, elt.backlog", stderr => \$err), 0, 'the views are readable') or diag($err);
 is($node->psql('postgres', "SELECT elt.drop_pipeline('joes')", stderr => \$err), 0, 'his pipeline can be dropped') or diag($err);
 is($node->psql('postgres', "SELECT elt.drop_source('joes')", stderr => \$err), 0, 'and his source') or diag($err);
