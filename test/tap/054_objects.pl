@@ -1,5 +1,5 @@
 # What others do to the objects that elt works with: tables, schemas and roles
-# that are renamed or dropped, databases that move, a server that is stopped in
+# that are renamed or dropped, a database that is copied, a server that is stopped in
 # the middle of a copy.
 use strict;
 use warnings;
@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = elt_node('objects', 'elt.max_workers = 1', 'allow_in_place_tablespaces = on');
+my $node = elt_node('objects', 'elt.max_workers = 1');
 my $err;
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -103,11 +103,8 @@ foreach my $mode (qw(immediate fast))
 	goes_through("after a stop $mode");
 }
 
-# ---- the database moves ----
+# ---- a copy of the database ----
 
-sql("CREATE TABLESPACE elsewhere LOCATION ''");
-$node->safe_psql('template1', 'ALTER DATABASE postgres SET TABLESPACE elsewhere');
-goes_through('the database is in another tablespace');
 $node->safe_psql('template1', 'CREATE DATABASE twin TEMPLATE postgres');
 goes_through('beside a copy of the database');
 is($node->safe_psql('twin', "SELECT string_agg(state, ',') FROM elt.stat_sources"), 'paused', 'which does not capture');
