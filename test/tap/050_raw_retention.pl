@@ -187,6 +187,8 @@ sql("ALTER SYSTEM SET elt.max_raw_size = '1MB'; ALTER SYSTEM SET elt.raw_retenti
 sql("UPDATE elt.alert_rules SET evaluation_interval = '1 s' WHERE rule = 'raw_size'");
 sql("INSERT INTO a SELECT i, repeat('x', 300) FROM generate_series(40000, 46000) i");
 is(sql("SELECT elt.wait_for_source('s')"), 't', 'staged');
+poll_ok($node, "SELECT max(number) > max(present_number) AND max(number) = max(present_number) + count(*) FILTER (WHERE number > present_number) "
+	  . "FROM elt.raw_leaves WHERE source = 's' AND relation = 'public.a'", 'the next leaves are there before they are needed');
 poll_ok($node, "SELECT count(*) = 1 FROM elt.alerts WHERE rule = 'raw_size' AND state = 'firing' AND value > 1048576 AND threshold = 1048576 "
 	  . "AND detail LIKE 'the largest: public.a of source s, %'", 'too much of it raises an alert');
 sql('ALTER SYSTEM SET elt.max_raw_size = 0; SELECT pg_reload_conf()');
