@@ -58,10 +58,13 @@
 	object_aclcheck(NamespaceRelationId, (oid), (role), (mode))
 #define elt_database_ownercheck(oid, role) \
 	object_ownercheck(DatabaseRelationId, (oid), (role))
+#define elt_extension_ownercheck(oid, role) \
+	object_ownercheck(ExtensionRelationId, (oid), (role))
 #else
 #define elt_namespace_aclcheck(oid, role, mode) \
 	pg_namespace_aclcheck((oid), (role), (mode))
 #define elt_database_ownercheck(oid, role)	pg_database_ownercheck((oid), (role))
+#define elt_extension_ownercheck(oid, role)	pg_extension_ownercheck((oid), (role))
 #endif
 
 /* 16: parsers can report errors softly */

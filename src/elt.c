@@ -96,7 +96,8 @@ notice_drop_extension(ObjectAccessType access, Oid class_id, Oid object_id, int 
 	if (previous_object_access_hook)
 		previous_object_access_hook(access, class_id, object_id, sub_id, arg);
 
-	if (access == OAT_DROP && class_id == ExtensionRelationId)
+	/* ALTER: to another version, perhaps */
+	if ((access == OAT_DROP || access == OAT_POST_ALTER) && class_id == ExtensionRelationId)
 	{
 		char	   *name = get_extension_name(object_id);
 

@@ -8,6 +8,8 @@
 #include "fmgr.h"
 
 #define ELT_LIBRARY	"elt"
+#define ELT_VERSION	"1.0"		/* of the install script that this library
+								 * fits */
 
 extern PGDLLEXPORT void elt_launcher_main(Datum main_arg);
 extern PGDLLEXPORT void elt_supervisor_main(Datum main_arg);

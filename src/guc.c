@@ -29,6 +29,8 @@ int			elt_snapshot_workers = 2;
 int			elt_snapshot_rate_kb = 0;
 int			elt_transform_time_limit_ms = 60000;
 int			elt_quarantine_retention_s = 30 * 86400;
+int			elt_raw_retention_s = 7 * 86400;
+int			elt_max_raw_size_mb = 0;
 char	   *elt_local_conninfo = "";
 bool		elt_alerts = true;
 char	   *elt_alert_channel = "elt_alerts";
@@ -159,6 +161,21 @@ elt_guc_define(void)
 							&elt_quarantine_retention_s,
 							30 * 86400, -1, PG_INT32_MAX,
 							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.raw_retention",
+							"How long raw staging is kept.",
+							"-1 keeps it for ever. What a pipeline, the quarantine or a replay needs is always kept. "
+							"A source's option raw_retention goes before it.",
+							&elt_raw_retention_s,
+							7 * 86400, -1, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.max_raw_size",
+							"Size of a database's raw staging whose excess raises the alert raw_size.",
+							"0 sets no limit.",
+							&elt_max_raw_size_mb,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("elt.local_conninfo",
 							   "How capture workers connect to their own server.",

@@ -5,7 +5,8 @@
  * Partitions are made apart and attached: ATTACH PARTITION takes SHARE UPDATE
  * EXCLUSIVE on the parent, so readers of the log are never locked out, where
  * CREATE TABLE ... PARTITION OF would wait for all of them and hold up the
- * next ones.  This is done in the transaction that needs the partition.
+ * next ones.  This is done in the transaction that needs the partition, where
+ * the supervisor has not made it ahead (control/raw_ahead.c).
  *
  * The leaves must keep the order in which they were written: no vacuum cuts
  * their end off (which would also lock readers out).
@@ -15,8 +16,10 @@
 #include "capture/partition.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -136,6 +139,12 @@ elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id)
 	leaf = lookup(name, true);
 	if (!OidIsValid(leaf))
 	{
+		/* somebody else may be making it, ahead of need */
+		LockRelationOid(partition, ShareUpdateExclusiveLock);
+		leaf = lookup(name, true);
+	}
+	if (!OidIsValid(leaf))
+	{
 		EltSpi		spi;
 
 		elt_spi_begin(&spi);
@@ -152,6 +161,33 @@ elt_partition_leaf(const EltSource *source, Oid partition, int64 change_id)
 		leaf = lookup(name, false);
 	}
 	return leaf;
+}
+
+bool
+elt_partition_has_leaf(const EltSource *source, Oid partition, int64 number)
+{
+	char	   *parent = get_rel_name(partition);
+
+	return parent != NULL && OidIsValid(lookup(psprintf("%s$" INT64_FORMAT, parent, number), true));
+}
+
+/*
+ * elt_partition_skip_range
+ *		Nobody takes change_ids meanwhile: setting a sequence is no step from
+ *		what it was, and to set it back would give ids out twice.
+ */
+bool
+elt_partition_skip_range(const EltSource *source)
+{
+	Oid			sequence = elt_partition_sequence(source->name);
+	int64		width = source->partition_changes;
+	int64		last;
+
+	if (!ConditionalLockRelationOid(sequence, ShareRowExclusiveLock))
+		return false;
+	last = nextval_internal(sequence, false);
+	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum((last / width + 1) * width));
+	return true;
 }
 
 Oid

@@ -29,6 +29,17 @@ extern Oid	elt_partition_leaf(const EltSource *source, Oid partition, int64 chan
 /* A leaf's index of rows with large values; InvalidOid where there is none. */
 extern Oid	elt_partition_large_index(Relation leaf);
 
+/* Whether a partition has the leaf with this number (change_id / partition_changes). */
+extern bool elt_partition_has_leaf(const EltSource *source, Oid partition, int64 number);
+
+/*
+ * Lets change_ids go on at the next leaf's first one.  The sequence is locked
+ * until the end of the transaction, and this takes effect at once; who has a
+ * block of change_ids uses it up, unless elt_config_changed() tells him.  False
+ * where somebody is taking some right now.
+ */
+extern bool elt_partition_skip_range(const EltSource *source);
+
 /* The sequence of change_ids, and how many each of its values stands for. */
 extern Oid	elt_partition_sequence(const char *source_name);
 

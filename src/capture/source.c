@@ -204,11 +204,12 @@ check_options(Jsonb *options, EltSource *source)
 		if (token == WJB_KEY)
 		{
 			key = pnstrdup(value.val.string.val, value.val.string.len);
-			if (strcmp(key, "raw_partition_changes") != 0 && strcmp(key, "failover") != 0)
+			if (strcmp(key, "raw_partition_changes") != 0 && strcmp(key, "raw_retention") != 0 &&
+				strcmp(key, "failover") != 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("unknown source option \"%s\"", key),
-						 errhint("Known options: failover, raw_partition_changes.")));
+						 errhint("Known options: failover, raw_partition_changes, raw_retention.")));
 		}
 		else if (token == WJB_VALUE && strcmp(key, "failover") == 0)
 		{
@@ -229,6 +230,17 @@ check_options(Jsonb *options, EltSource *source)
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("source option \"%s\" is for sources with a conninfo", key),
 						 errhint("A standby of this server can take over its tables only together with a new copy of them.")));
+		}
+		else if (token == WJB_VALUE && strcmp(key, "raw_retention") == 0)
+		{
+			if (value.type != jbvString)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("invalid value for source option \"%s\"", key),
+						 errhint("It is an interval in a string, such as \"30 days\", or \"-1\" for ever.")));
+			/* raises what is no interval */
+			(void) DirectFunctionCall3(interval_in, CStringGetDatum(pnstrdup(value.val.string.val, value.val.string.len)),
+									   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 		}
 		else if (token == WJB_VALUE)
 		{

@@ -147,6 +147,8 @@ elt_stage_refresh(EltStage *stage)
 	ctl.hcxt = stage->logs_context;
 	stage->logs = hash_create("elt stage logs", 64, &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	stage->refresh_count++;
+	stage->next_id = stage->last_id = 0;	/* retention may have begun new
+											 * leaves */
 }
 
 void

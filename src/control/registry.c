@@ -513,6 +513,33 @@ elt_registry_terminate(Oid dboid, bool with_supervisor)
 	return count;
 }
 
+/*
+ * elt_registry_make_way
+ *		Ends what holds the extension in a database: transform workers after
+ *		their batch, since user code may be at work, all others at once.  Their
+ *		parent starts them again, for as long as they are wanted.
+ */
+void
+elt_registry_make_way(Oid dboid)
+{
+	if (registry == NULL)
+		return;
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < registry->nslots; i++)
+	{
+		EltWorkerSlot *slot = &registry->slots[i];
+
+		if (slot->kind == ELT_WORKER_NONE || slot->dboid != dboid || slot->ended || slot->proc == NULL ||
+			slot->kind == ELT_WORKER_SUPERVISOR)
+			continue;
+		slot->stop_requested = true;
+		SetLatch(&slot->proc->procLatch);
+		if (slot->kind != ELT_WORKER_TRANSFORM)
+			kill(slot->pid, SIGTERM);
+	}
+	LWLockRelease(registry->lock);
+}
+
 void
 elt_registry_wake_launcher(void)
 {

@@ -113,6 +113,7 @@ extern int	elt_registry_find(EltWorkerKind kind, Oid dboid, int64 object_id);
 extern bool elt_registry_reap(int index, EltWorkerSlot *ended);
 extern void elt_registry_request_stop(int index);
 extern int	elt_registry_terminate(Oid dboid, bool with_supervisor);
+extern void elt_registry_make_way(Oid dboid);
 
 /* workers */
 extern void elt_registry_attach(int index, EltWorkerKind kind);

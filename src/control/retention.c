@@ -1,6 +1,7 @@
 /*
  * retention.c
- *	  What is kept for a time only: resolved rows of elt.quarantine.
+ *	  What is kept for a time only: resolved rows of elt.quarantine (for raw
+ *	  staging see raw_retention.c).
  *
  * The supervisor calls in each of its rounds.  Once a minute (more often where
  * rows are kept for less), and when the setting has changed, rows beyond it are deleted, at most

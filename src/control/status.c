@@ -36,6 +36,7 @@
 #define POLL_MS		2
 #define WORKER_COLUMNS	16
 
+PG_FUNCTION_INFO_V1(elt_library_version);
 PG_FUNCTION_INFO_V1(elt_workers);
 PG_FUNCTION_INFO_V1(elt_is_preloaded);
 PG_FUNCTION_INFO_V1(elt_latency_quantile_ms);
@@ -307,4 +308,10 @@ nap_until(TimestampTz deadline)
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return true;
+}
+
+Datum
+elt_library_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(ELT_VERSION));
 }

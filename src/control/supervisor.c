@@ -28,6 +28,8 @@
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "control/alert.h"
+#include "control/raw_ahead.h"
+#include "control/raw_retention.h"
 #include "control/retention.h"
 #include "control/scaler.h"
 #include "control/worker.h"
@@ -79,6 +81,8 @@ static void supervise_copies(EltSource *source);
 static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
 static void stop_strangers(void);
 static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
+static void check_version(void);
+static int	end_workers(void);
 static void clean_up_after_drop(void);
 
 void
@@ -103,8 +107,10 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
+		elt_raw_ahead_run(wanted.sources);
 		elt_alert_round();
 		elt_retention_run();
+		elt_raw_retention_run();
 	} while (elt_worker_nap(elt_scaler_nap_ms()));
 }
 
@@ -131,6 +137,7 @@ read_wanted(void)
 	{
 		MemoryContext old;
 
+		check_version();
 		MemoryContextReset(wanted.context);
 		old = MemoryContextSwitchTo(wanted.context);
 		wanted.sources = elt_catalog_sources();
@@ -324,6 +331,43 @@ note_capture_end(int64 source_id, EltWorkerSlot *ended)
 	elt_worker_commit();
 }
 
+/* Without the right tables none of the workers may go on, nor this one. */
+static void
+check_version(void)
+{
+	PG_TRY();
+	{
+		elt_worker_check_version();
+	}
+	PG_CATCH();
+	{
+		(void) end_workers();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* Asks all other workers of this database to end; returns how many there are still. */
+static int
+end_workers(void)
+{
+	int			alive = 0;
+
+	for (int index = 0; index < elt_registry_size(); index++)
+	{
+		EltWorkerSlot slot;
+		EltWorkerSlot ended;
+
+		if (!elt_registry_read(index, &slot) || slot.dboid != MyDatabaseId ||
+			slot.kind == ELT_WORKER_SUPERVISOR)
+			continue;
+		elt_registry_request_stop(index);
+		if (!elt_registry_reap(index, &ended))
+			alive++;
+	}
+	return alive;
+}
+
 /* ---- DROP EXTENSION ---- */
 
 /*
@@ -338,29 +382,8 @@ clean_up_after_drop(void)
 	TimestampTz start = GetCurrentTimestamp();
 	ListCell   *cell;
 
-	for (int index = 0; index < elt_registry_size(); index++)
+	while (end_workers() > 0)
 	{
-		EltWorkerSlot slot;
-
-		if (elt_registry_read(index, &slot) && slot.dboid == MyDatabaseId &&
-			slot.kind != ELT_WORKER_SUPERVISOR)
-			elt_registry_request_stop(index);
-	}
-	for (;;)
-	{
-		int			alive = 0;
-
-		for (int index = 0; index < elt_registry_size(); index++)
-		{
-			EltWorkerSlot slot;
-			EltWorkerSlot ended;
-
-			if (elt_registry_read(index, &slot) && slot.dboid == MyDatabaseId &&
-				slot.kind != ELT_WORKER_SUPERVISOR && !elt_registry_reap(index, &ended))
-				alive++;
-		}
-		if (alive == 0)
-			break;
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), END_TIMEOUT_MS))
 			elt_registry_terminate(MyDatabaseId, false);
 		(void) elt_worker_nap(100);

@@ -9,6 +9,11 @@
  * give the command, and keeps the launcher away for some seconds.  Where the
  * command fails, they come back by themselves.
  *
+ * DROP EXTENSION elt would wait for the transactions of the workers, which
+ * hold the extension: that of a capture worker lasts as long as the source's.
+ * They are asked to end first; where the command fails or is rolled back, they
+ * come back by themselves as well.
+ *
  * Slots of the database go with it; its replication origins, which belong to
  * the cluster, are dropped here after it.
  */
@@ -19,9 +24,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_replication_origin.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "compat.h"
 #include "control/registry.h"
 #include "control/vacate.h"
@@ -43,6 +50,7 @@ static void vacate_utility(PlannedStmt *statement, const char *query, bool read_
 						   ProcessUtilityContext context, ParamListInfo params,
 						   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion);
 static const char *database_to_vacate(Node *command);
+static bool drops_extension(Node *command);
 static const char *option_value(List *options, const char *name);
 static void vacate(Oid dboid);
 static void drop_origins(Oid dboid);
@@ -66,6 +74,9 @@ vacate_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
 		elt_database_ownercheck(dboid, GetUserId()))
 		vacate(dboid);
+
+	if (drops_extension(statement->utilityStmt))
+		elt_registry_make_way(MyDatabaseId);
 
 	if (previous_hook)
 		previous_hook(statement, query, read_only_tree, context, params, environment, dest, completion);
@@ -97,6 +108,26 @@ database_to_vacate(Node *command)
 		default:
 			return NULL;
 	}
+}
+
+/* Whether a command drops elt, by somebody who may. */
+static bool
+drops_extension(Node *command)
+{
+	ListCell   *cell;
+
+	if (!IsA(command, DropStmt) || ((DropStmt *) command)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(cell, ((DropStmt *) command)->objects)
+	{
+		if (strcmp(strVal(lfirst(cell)), "elt") == 0)
+		{
+			Oid			extension = get_extension_oid("elt", true);
+
+			return OidIsValid(extension) && elt_extension_ownercheck(extension, GetUserId());
+		}
+	}
+	return false;
 }
 
 static const char *

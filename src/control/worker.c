@@ -14,10 +14,13 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "compat.h"
 #include "control/worker.h"
+#include "elt.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -132,15 +135,44 @@ elt_worker_commit(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/*
+ * elt_worker_holds_extension
+ *		One that was dropped and made anew is not the one that this worker
+ *		knows, and has other sources by the same numbers.
+ */
 bool
 elt_worker_holds_extension(void)
 {
+	static Oid	known = InvalidOid;
 	Oid			extension = get_extension_oid("elt", true);
 
-	if (!OidIsValid(extension))
+	if (!OidIsValid(extension) || (OidIsValid(known) && extension != known))
 		return false;
 	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid("elt", true) == extension;
+	if (get_extension_oid("elt", true) != extension)
+		return false;
+	known = extension;
+	return true;
+}
+
+void
+elt_worker_check_version(void)
+{
+	char	   *version = NULL;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	if (elt_spi_run("SELECT extversion FROM pg_extension WHERE extname = 'elt'", 0, NULL, NULL, NULL) > 0)
+		version = elt_spi_text(&spi, 0, 1);
+	elt_spi_end(&spi);
+	if (version != NULL && strcmp(version, ELT_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("elt's library is of version %s, but extension elt in database \"%s\" is of version %s",
+						ELT_VERSION, get_database_name(MyDatabaseId), version),
+				 errdetail("Nothing is captured or transformed until they are the same."),
+				 errhint("ALTER EXTENSION elt UPDATE where the library is newer; "
+						 "restart the server where the library of the extension's version is installed already.")));
 }
 
 void

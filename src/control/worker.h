@@ -31,6 +31,9 @@ extern void elt_worker_commit(void);
  */
 extern bool elt_worker_holds_extension(void);
 
+/* Raises where the extension is of another version than the library; needs a transaction. */
+extern void elt_worker_check_version(void);
+
 /*
  * As elt_worker_begin, for a transaction that works on elt's tables.  Holding
  * the extension first, it and DROP EXTENSION never wait for each other's locks

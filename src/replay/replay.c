@@ -99,6 +99,7 @@ elt_replay(PG_FUNCTION_ARGS)
 				 errmsg("rate must be greater than zero: %d", run_row->rate),
 				 errhint("It is in changes per second; leave it out for no limit.")));
 	elt_replay_load(replay);
+	elt_replay_check_kept(replay);
 	elt_replay_prepare(replay);
 	check_filter(replay);
 
@@ -142,6 +143,7 @@ elt_resume_replay(PG_FUNCTION_ARGS)
 				 errhint("CALL elt.replay to replay again.")));
 	replay->run.version = 0;	/* the present one */
 	elt_replay_load(replay);
+	elt_replay_check_kept(replay);
 	replay->run.version = replay->pipeline->version;
 	elt_replay_prepare(replay);
 	check_filter(replay);

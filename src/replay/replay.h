@@ -53,6 +53,9 @@ extern void elt_replay_load(EltReplay *replay);
 /* Decides how the pipeline can be replayed, and raises where it cannot. */
 extern void elt_replay_prepare(EltReplay *replay);
 
+/* Raises where raw staging does not have what the run asks for any more; keeps what it has until the transaction ends. */
+extern void elt_replay_check_kept(const EltReplay *replay);
+
 /* How many changes to work on at once: no more than these. */
 extern int	elt_replay_pace(const EltReplay *replay, int max_changes);
 

@@ -4,6 +4,10 @@ CREATE FUNCTION elt.is_preloaded() RETURNS boolean
 	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'elt_is_preloaded';
 COMMENT ON FUNCTION elt.is_preloaded() IS 'whether the server has elt in shared_preload_libraries, so that workers can run';
 
+CREATE FUNCTION elt.library_version() RETURNS text
+	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'elt_library_version';
+COMMENT ON FUNCTION elt.library_version() IS 'the version of the install script that the loaded library fits; nothing runs where the extension is of another';
+
 CREATE FUNCTION elt.latency_quantile_ms(pipeline_id bigint, quantile double precision) RETURNS double precision
 	LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'elt_latency_quantile_ms';
 COMMENT ON FUNCTION elt.latency_quantile_ms(bigint, double precision) IS

@@ -63,6 +63,9 @@ INSERT INTO elt.alert_rules
 	('worker_budget_exhausted', 'warning', NULL, '5 s', '0', '1 s',
 	 'a worker is wanted and cannot be started, because the server has no background worker free for it',
 	 'Raise max_worker_processes in postgresql.conf and restart the server.'),
+	('raw_size', 'warning', NULL, '0', '0', '1 min',
+	 'bytes of raw staging in this database (threshold: elt.max_raw_size)',
+	 'See elt.raw_staging for what keeps it; shorten elt.raw_retention, or elt.set_raw_retention() of the source.'),
 	('schema_drift', 'info', NULL, '0', '0', '10 s',
 	 'the new version of the columns of a relation that a pipeline reads, for 10 minutes; detail says what changed',
 	 'Compare it (elt.diff_schema) with the transform and the target.'),
@@ -536,6 +539,19 @@ BEGIN
 				 format('slot %s %s', s.slot_name, CASE WHEN r.slot_name IS NULL THEN 'does not exist' ELSE 'has lost WAL that it needs' END)))
 				AS m (rule, value, detail)
 			WHERE s.conninfo IS NULL AND s.home = home_id AND s.start_lsn IS NOT NULL AND m.value IS NOT NULL AND m.rule = ANY (rules);
+	END IF;
+
+	IF 'raw_size' = ANY (rules) AND pg_size_bytes(current_setting('elt.max_raw_size')) > 0 THEN
+		RETURN QUERY SELECT 'raw_size', jsonb_build_object('value', sum(z.bytes), 'threshold', t.threshold,
+				'detail', 'the largest: ' || string_agg(format('%s of source %s, %s', z.relation, z.source, pg_size_pretty(z.bytes)), '; '
+					ORDER BY z.bytes DESC) FILTER (WHERE z.rank <= 5))
+			FROM (SELECT l.source, l.relation, sum(pg_total_relation_size(l.leaf)) AS bytes,
+						 rank() OVER (ORDER BY sum(pg_total_relation_size(l.leaf)) DESC) AS rank
+				  FROM elt.raw_leaves l GROUP BY l.source, l.relation) z,
+				 (SELECT coalesce(r.threshold, pg_size_bytes(current_setting('elt.max_raw_size'))) AS threshold
+				  FROM elt.alert_rules r WHERE r.rule = 'raw_size') t
+			GROUP BY t.threshold
+			HAVING sum(z.bytes) > t.threshold;
 	END IF;
 
 	IF rules && ARRAY['schema_drift', 'schema_break', 'resync_needed', 'relation_renamed'] THEN

@@ -30,6 +30,12 @@ AS $$
 				   concat_ws(', ', nullif(preload, ''), 'elt')) END
 	FROM setting
 	UNION ALL
+	SELECT 'version', e.extversion = elt.library_version(), 'critical',
+		   format('the library is of version %s, the extension of version %s', elt.library_version(), e.extversion),
+		   CASE WHEN e.extversion <> elt.library_version() THEN
+			'ALTER EXTENSION elt UPDATE, where the library is newer; restart the server, where it has been replaced by a newer one since' END
+	FROM pg_extension e WHERE e.extname = 'elt'
+	UNION ALL
 	SELECT 'wal_level', wal_level = 'logical' OR local_sources = 0, 'critical',
 		   format('wal_level is "%s"; %s source(s) read this server', wal_level, local_sources),
 		   CASE WHEN wal_level <> 'logical' AND local_sources > 0 THEN
@@ -100,6 +106,14 @@ AS $$
 					'drop the source, with keep_raw if you like, and create it anew.', s.confirmed_lsn)
 				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
 	FROM elt.stat_sources s
+	UNION ALL
+	SELECT format('publication of source %s', s.name), false, 'critical',
+		   format('publication %s does not exist, so nothing is captured', s.publication),
+		   format('CREATE PUBLICATION %I FOR TABLE … WITH (publish_via_partition_root = true); what was written without it is not staged',
+				  s.publication)
+	FROM elt.sources s
+	WHERE s.conninfo IS NULL AND s.enabled AND s.home = elt.home()
+		AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.publication)
 	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),

@@ -12,6 +12,9 @@ REVOKE ALL ON SCHEMA elt, elt_raw FROM PUBLIC;
 GRANT USAGE ON SCHEMA elt TO PUBLIC;
 GRANT SELECT ON elt.stat_pool, elt.scaling_log TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO pg_monitor;
+-- the view calls them as the role that reads it
+GRANT SELECT ON elt.raw_staging TO pg_monitor;
+GRANT EXECUTE ON FUNCTION elt.raw_staging_status() TO pg_monitor;
 GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
 	elt.quarantine_groups, elt.progress_replay, elt.progress_snapshot TO PUBLIC;
 
@@ -60,6 +63,9 @@ GRANT EXECUTE ON FUNCTION elt.sees_alert(name, text, jsonb) TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('elt.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.schema_versions', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.raw_dropped', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.purges', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.purges_purge_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipeline_versions', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.checkpoints', '');
