@@ -63,6 +63,10 @@ typedef struct EltSource
 								 * cluster or database */
 	int			partition_changes;	/* change_ids per leaf of its raw staging */
 	XLogRecPtr	start_lsn;		/* Invalid: the slot is not made yet */
+	char	   *system_id;		/* of the server it was made in; NULL: not
+								 * known */
+	TimeLineID	timeline;		/* likewise; 0 */
+	bool		lost;			/* its slot has not what comes next */
 } EltSource;
 
 extern EltSource *elt_catalog_source(const char *name, bool missing_ok);
@@ -90,7 +94,8 @@ extern List *elt_catalog_dropped_sources(void);
  */
 extern bool elt_catalog_lock_source(int64 source_id, bool exclusive);
 extern void elt_catalog_forget_dropped(int64 source_id);
-extern void elt_catalog_note_capture_end(int64 source_id, int64 changes, const char *error, TimestampTz error_at);
+extern void elt_catalog_note_capture_end(int64 source_id, int64 changes, TimestampTz last_commit_ts,
+										 const char *error, TimestampTz error_at);
 
 typedef struct EltPipeline
 {

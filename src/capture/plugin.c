@@ -24,6 +24,7 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "compat.h"
+#include "elt.h"
 #include "mb/pg_wchar.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
@@ -359,6 +360,8 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		return;
 
 	tell_progress(ctx, plugin);
+	if (size >= strlen(ELT_HEARTBEAT) && memcmp(content, ELT_HEARTBEAT, strlen(ELT_HEARTBEAT)) == 0)
+		return;
 	caller = MemoryContextSwitchTo(plugin->change_context);
 	if (size > MESSAGE_BYTES_MAX)
 	{

@@ -605,7 +605,8 @@ worker_samples(TimestampTz at)
 		}
 		appendStringInfo(&json, "%s{\"rule\": \"worker_crash_loop\", \"sample\": {\"value\": %d, \"worker\": \"%s\"",
 						 separator, count,
-						 capture ? "capture" : worker->kind == ELT_WORKER_CLEANER ? "cleaner" : "transform");
+						 capture ? "capture" : worker->kind == ELT_WORKER_CLEANER ? "cleaner" :
+						 worker->kind == ELT_WORKER_WATCH ? "watch" : "transform");
 		if (worker->name[0] != '\0')
 		{
 			appendStringInfoString(&json, ", \"source\": ");

@@ -61,6 +61,7 @@ elt_workers(PG_FUNCTION_ARGS)
 		[ELT_WORKER_SUPERVISOR] = "supervisor",
 		[ELT_WORKER_CAPTURE] = "capture",
 		[ELT_WORKER_CLEANER] = "cleaner",
+		[ELT_WORKER_WATCH] = "watch",
 		[ELT_WORKER_TRANSFORM] = "transform",
 	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;

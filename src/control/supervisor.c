@@ -23,6 +23,7 @@
 
 #include "access/xact.h"
 #include "capture/slot.h"
+#include "capture/slot_watch.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "control/alert.h"
@@ -75,6 +76,8 @@ static void one_round(void);
 static void supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run);
 static void stop_strangers(void);
 static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
+static bool has_local_sources(void);
+static long nap_ms(void);
 static void clean_up_after_drop(void);
 
 void
@@ -101,7 +104,8 @@ elt_supervisor_main(Datum main_arg)
 		one_round();
 		elt_alert_round();
 		elt_retention_run();
-	} while (elt_worker_nap(elt_scaler_nap_ms()));
+		elt_slot_watch_local(has_local_sources());
+	} while (elt_worker_nap(nap_ms()));
 }
 
 /* ---- what is wanted ---- */
@@ -147,6 +151,7 @@ static void
 one_round(void)
 {
 	ListCell   *cell;
+	bool		remote = false;
 
 	pool_size = elt_scaler_round();
 	foreach(cell, wanted.sources)
@@ -154,8 +159,10 @@ one_round(void)
 		EltSource  *source = lfirst(cell);
 
 		supervise(ELT_WORKER_CAPTURE, source->source_id, source->name,
-				  source->enabled && source->at_home);
+				  source->enabled && source->at_home && !source->lost);
+		remote |= source->conninfo != NULL && source->at_home;
 	}
+	supervise(ELT_WORKER_WATCH, 0, "", remote);
 	foreach(cell, wanted.dropped)
 	{
 		EltDroppedSource *dropped = lfirst(cell);
@@ -238,7 +245,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 						elt_my_slot->object_name),
 				 errdetail("Waiting: %s worker %s.",
 						   kind == ELT_WORKER_CAPTURE ? "capture" :
-						   kind == ELT_WORKER_CLEANER ? "cleaner" : "transform",
+						   kind == ELT_WORKER_CLEANER ? "cleaner" :
+						   kind == ELT_WORKER_WATCH ? "watch" : "transform",
 						   name[0] != '\0' ? name : "of the pool"),
 				 errhint("Raise max_worker_processes in postgresql.conf (now %d) and restart the server.",
 						 max_worker_processes)));
@@ -284,8 +292,33 @@ note_capture_end(int64 source_id, EltWorkerSlot *ended)
 	elt_worker_begin("recording the end of a worker");
 	if (elt_worker_holds_extension())
 		elt_catalog_note_capture_end(source_id, pg_atomic_read_u64(&ended->changes),
+									 (TimestampTz) pg_atomic_read_u64(&ended->last_commit_ts),
 									 ended->last_error, ended->last_error_at);
 	elt_worker_commit();
+}
+
+static bool
+has_local_sources(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, wanted.sources)
+	{
+		EltSource  *source = lfirst(cell);
+
+		if (source->conninfo == NULL && source->at_home)
+			return true;
+	}
+	return false;
+}
+
+static long
+nap_ms(void)
+{
+	long		scaler_ms = elt_scaler_nap_ms();
+	long		watch_ms = has_local_sources() ? elt_slot_watch_ms() : -1;
+
+	return watch_ms < 0 ? scaler_ms : scaler_ms < 0 ? watch_ms : Min(scaler_ms, watch_ms);
 }
 
 /* ---- DROP EXTENSION ---- */
