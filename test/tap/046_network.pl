@@ -28,7 +28,7 @@ staged_all('through the proxy');
 # the middle of a message, after some messages
 foreach my $how ('rst', 'fin')
 {
-	foreach my $bytes (1, 30, 100, 2000, 70001, 200000)
+	foreach my $bytes ($how eq 'rst' ? (1, 100, 70001) : (30, 2000, 200000))
 	{
 		my $cuts = $proxy->cuts;
 		$proxy->set(cut_at => [ $bytes, $how ]);

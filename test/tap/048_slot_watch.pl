@@ -54,7 +54,7 @@ EOS
 $origin->safe_psql('postgres', "INSERT INTO t VALUES (2, 'b')");
 my $lsn = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
 is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn')"), 't', 'forged heartbeats stop nothing');
-is($sink->safe_psql('postgres', "SELECT string_agg(relation || ' ' || op, ', ' ORDER BY change_id) FROM elt_raw.far"),
+is($sink->safe_psql('postgres', "SELECT string_agg(relation || ' ' || op::text, ', ' ORDER BY change_id) FROM elt_raw.far"),
 	'public.t r, heartbeat m, public.t c', 'and a message of a user is a message');
 
 # a pause costs, and says what
