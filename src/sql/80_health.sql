@@ -98,6 +98,15 @@ AS $$
 	SELECT format('source %s', s.source), s.state IN ('streaming', 'snapshot'),
 		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
 		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END,
+					 -- of a remote source only its own server knows for whom
+					 (SELECT 'makes its slot, which waits for transactions that run now'
+							|| coalesce(': ' || (SELECT string_agg(a.waits, ', ')
+												 FROM (SELECT 'process ' || a.pid AS waits FROM pg_stat_activity a
+													   WHERE a.backend_xid IS NOT NULL
+													   UNION ALL
+													   SELECT format('prepared transaction %L', x.gid) FROM pg_prepared_xacts x) a
+												 WHERE EXISTS (SELECT FROM elt.sources l WHERE l.name = s.source AND l.conninfo IS NULL)), '')
+					  FROM elt.workers() w WHERE w.pid = s.pid AND w.state = 'making a slot'),
 					 CASE WHEN s.state = 'paused' THEN 'the source keeps ' || pg_size_pretty(s.retained_wal_bytes) || ' of WAL for it'
 							|| coalesce(', growing by ' || pg_size_pretty(s.pause_bytes_per_second) || ' per second', '')
 							|| coalesce('; the slot is lost in ' || s.pause_time_left, '') END),

@@ -65,6 +65,9 @@ poll_ok_perl(sub { log_since($sink, $offset) =~ /the source has been silent for/
 $proxy->set('pass');
 transaction(5);
 staged_all('when the network is back');
+# the other side has to notice as well, or its walsender keeps the slot
+$origin->append_conf('postgresql.conf', "wal_sender_timeout = '3s'");
+$origin->reload;
 my $cuts = $proxy->cuts;
 $proxy->set(cut_at => [ 70001, 'hole' ]);
 transaction(3000);
@@ -92,6 +95,8 @@ ok($gone, 'the source gives up on a worker that is stopped');
 staged_all('which then takes up where it was');
 
 # a worker that is slow is not given up: it has a twentieth of the time
+$origin->append_conf('postgresql.conf', "wal_sender_timeout = '3s'");
+$origin->reload;
 $capture = (workers($sink, 'capture'))[0];
 $offset = -s $origin->logfile;
 $origin->safe_psql('postgres', "INSERT INTO t (v) SELECT repeat(md5(i::text), 100) FROM generate_series(1, 20000) i");
