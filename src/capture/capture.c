@@ -350,7 +350,7 @@ make_slot(void)
 	values[4] = CStringGetTextDatum(system_id);
 	values[5] = Int64GetDatum(timeline);
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.sources SET start_lsn = $2, system_id = $5, timeline = $6 WHERE source_id = $1",
+	elt_spi_run("UPDATE elt.sources SET start_lsn = $2, slot_made_at = clock_timestamp(), system_id = $5, timeline = $6 WHERE source_id = $1",
 				6, types, values, "  n   ");
 	elt_spi_run("UPDATE elt.source_gaps SET to_lsn = $2 WHERE source_id = $1 AND resolved_at IS NULL",
 				2, types, values, NULL);

@@ -60,6 +60,7 @@ typedef struct Watched
 	EltSource  *source;
 	EltStream  *stream;			/* NULL: not connected */
 	TimestampTz due_at;
+	TimestampTz asked_at;		/* for what was seen last */
 	int			failures;
 	Heartbeat	heartbeat;
 } Watched;
@@ -344,6 +345,7 @@ look(Watched *entry)
 		entry->stream = elt_stream_connect_sql(entry->source->conninfo, "elt watch", TIMEOUT_MS);
 		elt_registry_set_activity("running", NULL);
 	}
+	entry->asked_at = GetCurrentTimestamp();
 	result = elt_stream_query(entry->stream,
 							  psprintf("SELECT pg_catalog.json_build_object("
 									   "'current_lsn', e.lsn, 'in_recovery', e.in_recovery, 'slot_name', r.slot_name, "
@@ -385,17 +387,18 @@ static char *
 note(Watched *entry, const char *error, const char *state)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT8OID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(entry->source->source_id),
-	error ? CStringGetTextDatum(error) : (Datum) 0, state ? CStringGetTextDatum(state) : (Datum) 0};
-	char		nulls[] = {' ', error ? ' ' : 'n', state ? ' ' : 'n', '\0'};
+		error ? CStringGetTextDatum(error) : (Datum) 0, state ? CStringGetTextDatum(state) : (Datum) 0,
+	TimestampTzGetDatum(entry->asked_at)};
+	char		nulls[] = {' ', error ? ' ' : 'n', state ? ' ' : 'n', ' ', '\0'};
 	char	   *action;
 	EltSpi		spi;
 
 	elt_worker_begin_work("noting the state of a slot");
 	MemoryContextSwitchTo(context);
 	elt_spi_begin(&spi);
-	elt_spi_run("SELECT elt.note_slot($1, $2, $3::jsonb)", 3, types, values, nulls);
+	elt_spi_run("SELECT elt.note_slot($1, $2, $3::jsonb, $4)", 4, types, values, nulls);
 	action = elt_spi_text(&spi, 0, 1);
 	elt_spi_end(&spi);
 	elt_worker_commit();

@@ -22,6 +22,7 @@ CREATE TABLE elt.sources (
 	home			text NOT NULL,				-- the cluster and database it runs in: after a restore elsewhere it stays paused
 	partition_changes	int NOT NULL,			-- change_ids per leaf of its raw staging
 	start_lsn		pg_lsn,						-- the slot's first position; NULL until the slot is made
+	slot_made_at	timestamptz,
 	system_id		text,						-- of the server that the slot was made in
 	timeline		bigint,						-- of that server, when last connected to
 	lost_at			timestamptz,				-- the slot does not have what comes next: nothing runs before resync_source

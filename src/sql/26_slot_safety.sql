@@ -33,8 +33,8 @@ COMMENT ON VIEW elt.gaps IS
 -- a remote source's slot, as the watch last saw it
 CREATE TABLE elt.source_slots (
 	source_id		bigint PRIMARY KEY REFERENCES elt.sources ON DELETE CASCADE,
-	checked_at		timestamptz NOT NULL,		-- when it was asked, with success or not
-	error			text,						-- why what follows is older than that
+	checked_at		timestamptz NOT NULL,		-- when it was asked for what follows
+	error			text,						-- why it could not be asked since
 	current_lsn		pg_lsn,						-- the end of the source's WAL
 	in_recovery		boolean,					-- the source is a standby: no heartbeat can be written
 	slot_name		name,						-- NULL: there is no such slot
@@ -128,7 +128,9 @@ DECLARE
 BEGIN
 	SELECT * INTO s FROM elt.sources x WHERE x.source_id = $1 FOR NO KEY UPDATE SKIP LOCKED;
 	SELECT * INTO r FROM elt.slot_state x WHERE x.source_id = $1;
-	IF s.source_id IS NULL OR r.source_id IS NULL OR s.start_lsn IS NULL OR r.current_lsn IS NULL THEN
+	-- what was seen before the slot was made says nothing about it
+	IF s.source_id IS NULL OR r.source_id IS NULL OR s.start_lsn IS NULL OR r.current_lsn IS NULL
+		OR r.checked_at <= s.slot_made_at THEN
 		RETURN NULL;
 	END IF;
 	resync := coalesce(s.options->>'slot_policy', 'alert') = 'resync';
@@ -136,8 +138,8 @@ BEGIN
 
 	IF s.lost_at IS NULL THEN
 		IF r.slot_name IS NULL THEN
-			-- a running worker knows better: the slot was seen before it was made
-			IF EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state = 'streaming'
+			-- a running worker finds out by itself, with the reason
+			IF EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
 						AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
 				RETURN NULL;
 			END IF;
@@ -205,28 +207,28 @@ END $$;
 COMMENT ON FUNCTION elt.watch_local_slots() IS 'internal: looks after the slots of this database''s own sources';
 
 /* What the watch saw at a remote source; returns what is to be done, as judge_slot. */
-CREATE FUNCTION elt.note_slot(source_id bigint, error text, state jsonb) RETURNS text
+CREATE FUNCTION elt.note_slot(source_id bigint, error text, state jsonb, asked_at timestamptz) RETURNS text
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF $2 IS NOT NULL THEN
-		UPDATE elt.source_slots o SET checked_at = clock_timestamp(), error = $2 WHERE o.source_id = $1;
+		UPDATE elt.source_slots o SET error = $2 WHERE o.source_id = $1;
 		RETURN NULL;
 	END IF;
 	INSERT INTO elt.source_slots AS o
 	SELECT x.* FROM elt.sources s,
 		jsonb_populate_record(NULL::elt.source_slots,
-							  $3 || jsonb_build_object('source_id', s.source_id, 'checked_at', clock_timestamp())) x
+							  $3 || jsonb_build_object('source_id', s.source_id, 'checked_at', $4)) x
 	WHERE s.source_id = $1
 	ON CONFLICT ON CONSTRAINT source_slots_pkey DO UPDATE SET
-		checked_at = excluded.checked_at, error = NULL, current_lsn = excluded.current_lsn,
+		checked_at = $4, error = NULL, current_lsn = excluded.current_lsn,
 		in_recovery = excluded.in_recovery, slot_name = excluded.slot_name, plugin = excluded.plugin,
 		database = excluded.database, active_pid = excluded.active_pid, restart_lsn = excluded.restart_lsn,
 		confirmed_flush_lsn = excluded.confirmed_flush_lsn, wal_status = excluded.wal_status,
 		safe_wal_size = excluded.safe_wal_size, catalog_xmin_age = excluded.catalog_xmin_age;
 	RETURN elt.judge_slot($1);
 END $$;
-COMMENT ON FUNCTION elt.note_slot(bigint, text, jsonb) IS 'internal: keeps what the watch saw of a remote source''s slot';
+COMMENT ON FUNCTION elt.note_slot(bigint, text, jsonb, timestamptz) IS 'internal: keeps what the watch saw of a remote source''s slot';
 
 /* What a pause costs the source: WAL that piles up, how fast, and for how long that can go on. */
 CREATE VIEW elt.pause_costs AS
