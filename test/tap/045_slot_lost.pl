@@ -189,7 +189,7 @@ WITH newest AS (
 	SELECT DISTINCT ON (key) op, (after->>'id')::int AS id, after->>'v' AS v
 	FROM elt_raw.far
 	WHERE relation = 'public.t' AND op <> 't' AND change_id >= (
-		SELECT min(r.change_id) FROM elt_raw.far r JOIN elt.source_tables t ON t.relation = r.relation AND t.sync_lsn = r.commit_lsn
+		SELECT coalesce(min(r.change_id), 0) FROM elt_raw.far r JOIN elt.source_tables t ON t.relation = r.relation AND t.sync_lsn = r.commit_lsn
 		WHERE r.op = 'r')
 	ORDER BY key, change_id DESC
 )
