@@ -42,7 +42,8 @@ static HTAB *plans = NULL;
 	"s.conninfo || coalesce((SELECT ' ' || x.secret FROM elt.source_secrets x WHERE x.source_id = s.source_id), ''), " \
 	"s.publication::text, s.own_publication, " \
 	"s.slot_name::text, s.snapshot = 'initial', s.enabled, s.home = elt.home(), s.start_lsn, s.partition_changes, " \
-	"coalesce((s.options->>'failover')::bool, false), elt.copy_work(s.source_id)"
+	"coalesce((s.options->>'failover')::bool, false), elt.copy_work(s.source_id), " \
+	"s.system_id, coalesce(s.timeline, 0), s.lost_at IS NOT NULL"
 
 #define PIPELINE_COLUMNS \
 	"p.pipeline_id, p.name, p.source_id, s.name, p.relation, t.raw::oid, " \
@@ -185,18 +186,21 @@ elt_catalog_forget_dropped(int64 source_id)
 
 /* Adds up what a capture worker staged, and keeps its error, if it had one. */
 void
-elt_catalog_note_capture_end(int64 source_id, int64 changes, const char *error, TimestampTz error_at)
+elt_catalog_note_capture_end(int64 source_id, int64 changes, TimestampTz last_commit_ts,
+							 const char *error, TimestampTz error_at)
 {
-	Oid			types[] = {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
+	Oid			types[] = {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(source_id), Int64GetDatum(changes),
-	CStringGetTextDatum(error), TimestampTzGetDatum(error_at)};
+	CStringGetTextDatum(error), TimestampTzGetDatum(error_at), TimestampTzGetDatum(last_commit_ts)};
+	char		nulls[] = {' ', ' ', ' ', ' ', last_commit_ts == 0 ? 'n' : ' ', '\0'};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	elt_spi_run("UPDATE elt.sources SET changes_staged = changes_staged + $2, "
 				"last_error = CASE WHEN $3 = '' THEN last_error ELSE $3 END, "
-				"last_error_at = CASE WHEN $3 = '' THEN last_error_at ELSE $4 END "
-				"WHERE source_id = $1", 4, types, values, NULL);
+				"last_error_at = CASE WHEN $3 = '' THEN last_error_at ELSE $4 END, "
+				"last_commit_ts = coalesce($5, last_commit_ts) "
+				"WHERE source_id = $1", 5, types, values, nulls);
 	elt_spi_end(&spi);
 }
 
@@ -277,6 +281,9 @@ source_from_row(EltSpi *spi, uint64 row)
 	source->partition_changes = (int) elt_spi_int64(row, 12);
 	source->failover = elt_spi_bool(row, 13);
 	source->copy_work = (int) elt_spi_int64(row, 14);
+	source->system_id = elt_spi_text(spi, row, 15);
+	source->timeline = (TimeLineID) elt_spi_int64(row, 16);
+	source->lost = elt_spi_bool(row, 17);
 	start_lsn = elt_spi_datum(spi, row, 11, &isnull);
 	source->start_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(start_lsn);
 	return source;

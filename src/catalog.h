@@ -78,6 +78,10 @@ typedef struct EltSource
 	XLogRecPtr	start_lsn;		/* Invalid: the slot is not made yet */
 	int			copy_work;		/* how many snapshot workers have something to
 								 * do; 0: no table waits for a copy */
+	char	   *system_id;		/* of the server it was made in; NULL: not
+								 * known */
+	TimeLineID	timeline;		/* likewise; 0 */
+	bool		lost;			/* its slot has not what comes next */
 } EltSource;
 
 extern EltSource *elt_catalog_source(const char *name, bool missing_ok);
@@ -105,7 +109,8 @@ extern List *elt_catalog_dropped_sources(void);
  */
 extern bool elt_catalog_lock_source(int64 source_id, bool exclusive);
 extern void elt_catalog_forget_dropped(int64 source_id);
-extern void elt_catalog_note_capture_end(int64 source_id, int64 changes, const char *error, TimestampTz error_at);
+extern void elt_catalog_note_capture_end(int64 source_id, int64 changes, TimestampTz last_commit_ts,
+										 const char *error, TimestampTz error_at);
 
 typedef struct EltPipeline
 {

@@ -31,6 +31,9 @@ int			elt_transform_time_limit_ms = 60000;
 int			elt_quarantine_retention_s = 30 * 86400;
 int			elt_raw_retention_s = 7 * 86400;
 int			elt_max_raw_size_mb = 0;
+int			elt_source_timeout_ms = 60000;
+int			elt_heartbeat_interval_ms = 10000;
+int			elt_max_slot_lag_mb = -1;
 char	   *elt_local_conninfo = "";
 bool		elt_alerts = true;
 char	   *elt_alert_channel = "elt_alerts";
@@ -175,6 +178,27 @@ elt_guc_define(void)
 							"0 sets no limit.",
 							&elt_max_raw_size_mb,
 							0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.source_timeout",
+							"How long a source may be silent before its connection is given up and made anew.",
+							"After half of it the source is asked for a sign of life. 0 waits for ever.",
+							&elt_source_timeout_ms,
+							60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.heartbeat_interval",
+							"How often a message is written at a source of which nothing was staged while its WAL grew.",
+							"0 writes none.",
+							&elt_heartbeat_interval_ms,
+							10000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.max_slot_lag",
+							"How much WAL the slot of a source may hold: beyond it the source's slot_policy applies.",
+							"-1 sets no limit.",
+							&elt_max_slot_lag_mb,
+							-1, -1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("elt.local_conninfo",

@@ -30,10 +30,14 @@ extern int	elt_snapshot_workers;	/* per source */
 extern int	elt_snapshot_rate_kb;	/* kB/s per source; 0: no limit */
 extern int	elt_transform_time_limit_ms;	/* of a pipeline's SQL on one
 											 * batch; 0: none */
-extern int	elt_quarantine_retention_s;
-extern int	elt_raw_retention_s;
-extern int	elt_max_raw_size_mb;	/* how long resolved rows are kept; -1:
-									 * for ever */
+extern int	elt_quarantine_retention_s; /* how long resolved rows are kept;
+										 * -1: for ever */
+extern int	elt_source_timeout_ms;	/* silence after which a connection is
+									 * given up; 0: never */
+extern int	elt_heartbeat_interval_ms;	/* 0: no heartbeats */
+extern int	elt_max_slot_lag_mb;	/* -1: no limit */
+extern int	elt_raw_retention_s;	/* -1: for ever */
+extern int	elt_max_raw_size_mb;	/* 0: no limit */
 extern char *elt_local_conninfo;	/* how a worker reaches its own server */
 extern bool elt_alerts;			/* evaluate alert rules */
 extern char *elt_alert_channel; /* of NOTIFY; empty: none */

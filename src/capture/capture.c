@@ -17,7 +17,10 @@
  * that transaction's commit record (replorigin_session_origin_lsn), so rows
  * and progress are one, even though commits do not wait for the disk.  On
  * start the stream is asked for from the origin's position; the slot only
- * keeps WAL, and is confirmed up to what is flushed here and no further.
+ * keeps WAL, and is confirmed up to what is flushed here and no further.  The
+ * origin's position is never behind what the slot was confirmed to, also where
+ * nothing was to be staged; a slot that is further was used by somebody else,
+ * and identity.c tells.
  *
  * A local transaction holds whole source transactions: as many as have
  * arrived, up to COMMIT_CHANGES changes or COMMIT_MS.  A source transaction
@@ -37,7 +40,9 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xloginsert.h"
 #include "capture/copy.h"
+#include "capture/identity.h"
 #include "capture/slot.h"
 #include "capture/stage.h"
 #include "capture/stream.h"
@@ -46,6 +51,7 @@
 #include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
+#include "guc.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -61,6 +67,9 @@
 									 * load */
 #define KEEPALIVE_MS		10000	/* between two reports when nothing moves */
 #define FLUSH_POLL_MS		200 /* while commits are not yet on disk */
+#define PERSIST_BYTES		(1024 * 1024)	/* of a source's WAL without a
+											 * change of ours, before it is
+											 * let go */
 
 /* A local commit that may not be on disk yet. */
 typedef struct UnflushedCommit
@@ -97,6 +106,10 @@ typedef struct Capture
 	dlist_head	unflushed;
 	XLogRecPtr	confirmed;		/* last reported as flushed */
 	TimestampTz reported_at;
+	TimestampTz persisted_at;
+	bool		worked;			/* on messages, since the last report */
+	bool		asked;			/* for a sign of life */
+	instr_time	asked_at;
 } Capture;
 
 static Capture capture;
@@ -105,7 +118,9 @@ static void lock_source(void);
 static void read_source(void);
 static void leave(void) pg_attribute_noreturn();
 static void connect_source(void);
+static void check_identity(void);
 static void make_slot(void);
+static void reset_origin(void);
 static void set_up_origin(void);
 static void stream_changes(void);
 static void process_message(char *data, int length);
@@ -114,6 +129,8 @@ static void commit_batch(void);
 static XLogRecPtr flushed_position(void);
 static void report_progress(bool force);
 static long nap_ms(void);
+static void persist_position(XLogRecPtr position);
+static void watch_silence(void);
 
 void
 elt_capture_main(Datum main_arg)
@@ -128,8 +145,12 @@ elt_capture_main(Datum main_arg)
 	read_source();
 	set_up_origin();
 	capture.stage = elt_stage_create(capture.source);
-	connect_source();
-	stream_changes();
+	for (;;)
+	{
+		connect_source();
+		stream_changes();
+		elt_stream_close(capture.stream);
+	}
 }
 
 /* ---- configuration ---- */
@@ -196,7 +217,7 @@ read_source(void)
 							capture.source->slot_name, false);
 		}
 	}
-	if (source == NULL || !source->enabled || !source->at_home)
+	if (source == NULL || !source->enabled || !source->at_home || source->lost)
 		leave();
 }
 
@@ -237,6 +258,47 @@ connect_source(void)
 	MemoryContextSwitchTo(capture.round_context);
 	if (capture.source->start_lsn == InvalidXLogRecPtr)
 		make_slot();
+	else
+		check_identity();
+}
+
+/*
+ * check_identity
+ *		Leaves where the stream cannot be taken up from where it was: what
+ *		comes next is for somebody to decide, see resync_source.
+ */
+static void
+check_identity(void)
+{
+	EltSource  *source = capture.source;
+	TimeLineID	timeline;
+	EltLoss		loss;
+
+	if (elt_identity_check(capture.stream, source,
+						   Max(replorigin_session_get_progress(false), source->start_lsn), &timeline, &loss))
+	{
+		if (timeline != source->timeline)
+		{
+			elt_worker_begin_work("recording the source's timeline");
+			elt_identity_note_timeline(source, timeline);
+			elt_worker_commit();
+			MemoryContextSwitchTo(capture.round_context);
+			source->timeline = timeline;
+		}
+		return;
+	}
+	elt_stream_close(capture.stream);
+	capture.stream = NULL;
+	elt_worker_begin_work("recording a loss");
+	elt_identity_note_loss(source, &loss);
+	elt_worker_commit();
+	ereport(WARNING,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 errmsg("source \"%s\" is lost: %s", source->name, loss.detail),
+			 errdetail("All up to %X/%X is staged.", LSN_FORMAT_ARGS(loss.from)),
+			 errhint("SELECT elt.resync_source(%s) makes a new slot and copies all tables again.",
+					 quote_literal_cstr(source->name))));
+	leave();
 }
 
 /*
@@ -251,10 +313,16 @@ make_slot(void)
 	EltSource  *source = capture.source;
 	XLogRecPtr	lsn;
 	const char *publication = elt_stream_literal(source->publication);
-	Oid			types[] = {INT8OID, LSNOID, TEXTOID, BOOLOID};
-	Datum		values[4];
+	Oid			types[] = {INT8OID, LSNOID, TEXTOID, BOOLOID, TEXTOID, INT8OID};
+	Datum		values[6];
+	char	   *system_id;
+	TimeLineID	timeline;
+	XLogRecPtr	end;
 	PGresult   *result;
 	EltSpi		spi;
+
+	elt_registry_set_activity("making a slot", source->name);
+	reset_origin();
 
 	result = elt_stream_query(capture.stream,
 							  psprintf("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s", publication),
@@ -266,6 +334,7 @@ make_slot(void)
 				 errhint("Make it there: CREATE PUBLICATION %s FOR TABLE ... WITH (publish_via_partition_root = true)",
 						 quote_identifier(source->publication))));
 	PQclear(result);
+	elt_identity_read(capture.stream, &system_id, &timeline, &end);
 	lsn = elt_slot_create(capture.stream, source->slot_name, source->failover);
 	result = elt_stream_query(capture.stream,
 							  psprintf("SELECT pg_catalog.format('%%I.%%I', schemaname, tablename) "
@@ -276,9 +345,15 @@ make_slot(void)
 	elt_worker_begin_work("recording the slot");
 	values[0] = Int64GetDatum(source->source_id);
 	values[1] = LSNGetDatum(lsn);
+	values[2] = (Datum) 0;
 	values[3] = BoolGetDatum(source->snapshot);
+	values[4] = CStringGetTextDatum(system_id);
+	values[5] = Int64GetDatum(timeline);
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.sources SET start_lsn = $2 WHERE source_id = $1", 2, types, values, NULL);
+	elt_spi_run("UPDATE elt.sources SET start_lsn = $2, slot_made_at = clock_timestamp(), system_id = $5, timeline = $6 WHERE source_id = $1",
+				6, types, values, "  n   ");
+	elt_spi_run("UPDATE elt.source_gaps SET to_lsn = $2 WHERE source_id = $1 AND resolved_at IS NULL",
+				2, types, values, NULL);
 	for (int i = 0; i < PQntuples(result); i++)
 	{
 		values[2] = CStringGetTextDatum(elt_stream_value(result, i, 0));
@@ -293,13 +368,42 @@ make_slot(void)
 	MemoryContextSwitchTo(capture.round_context);
 	PQclear(result);
 	source->start_lsn = lsn;
+	source->system_id = MemoryContextStrdup(capture.source_context, system_id);
+	source->timeline = timeline;
+}
+
+/*
+ * reset_origin
+ *		A new slot begins a new count of positions, perhaps on another server:
+ *		the old one must not hide what comes.
+ */
+static void
+reset_origin(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &capture.unflushed)
+	{
+		dlist_delete(iter.cur);
+		pfree(dlist_container(UnflushedCommit, node, iter.cur));
+	}
+	capture.last_end = InvalidXLogRecPtr;
+	if (replorigin_session_get_progress(false) == InvalidXLogRecPtr)
+		return;
+
+	elt_worker_begin_work("resetting the origin");
+	replorigin_session_reset();
+	replorigin_session_origin = InvalidRepOriginId;
+	replorigin_drop_by_name(elt_origin_name(capture.source->source_id), true, false);
+	elt_worker_commit();
+	set_up_origin();
 }
 
 /* ---- the stream ---- */
 
 /*
  * stream_changes
- *		Stages what the stream brings; does not return.
+ *		Stages what the stream brings, until the source is to begin anew.
  */
 static void
 stream_changes(void)
@@ -312,6 +416,7 @@ stream_changes(void)
 	capture.decoder = elt_decoder_create(decoder_context, elt_stage_free_relation);
 	capture.received = start;
 	capture.confirmed = InvalidXLogRecPtr;
+	capture.asked = false;
 	elt_stream_start(capture.stream, capture.source->slot_name, capture.source->publication, start);
 	pg_atomic_write_u64(&elt_my_slot->staged_lsn, start);
 	elt_registry_set_activity("streaming", capture.source->name);
@@ -330,6 +435,7 @@ stream_changes(void)
 		switch (elt_stream_receive(capture.stream, &data, &length, &wal_end, &reply_requested))
 		{
 			case ELT_STREAM_DATA:
+				capture.worked = true;
 				process_message(data, length);
 				break;
 
@@ -349,6 +455,7 @@ stream_changes(void)
 				if (capture.in_transaction && !capture.in_source_transaction)
 					commit_batch();
 				report_progress(false);
+				watch_silence();
 				if (elt_registry_stop_requested() ||
 					(!capture.in_transaction &&
 					 capture.generation != elt_config_generation(MyDatabaseId)))
@@ -382,6 +489,8 @@ stream_changes(void)
 		{
 			read_source();
 			elt_stage_refresh(capture.stage);
+			if (capture.source->start_lsn == InvalidXLogRecPtr)
+				break;
 			capture.align_lsn = elt_copy_look(capture.stage, capture.source);
 		}
 		if (!capture.in_transaction && capture.align_lsn != InvalidXLogRecPtr &&
@@ -393,6 +502,7 @@ stream_changes(void)
 		if (!capture.in_transaction)
 			MemoryContextReset(capture.round_context);
 	}
+	MemoryContextDelete(decoder_context);
 }
 
 static void
@@ -519,19 +629,95 @@ report_progress(bool force)
 	if (!force && !due)
 		return;
 	flushed = flushed_position();
-	if (!force && flushed == capture.confirmed &&
+	if (flushed > replorigin_session_get_progress(false))
+	{
+		if (force || flushed - replorigin_session_get_progress(false) >= PERSIST_BYTES ||
+			TimestampDifferenceExceeds(capture.persisted_at, now, KEEPALIVE_MS))
+		{
+			persist_position(flushed);
+			capture.persisted_at = now;
+		}
+		else
+			flushed = Max(capture.confirmed, replorigin_session_get_progress(false));
+	}
+
+	/* who works for long says so: the source gives up on who does not */
+	if (!force && !capture.worked && flushed == capture.confirmed &&
 		!TimestampDifferenceExceeds(capture.reported_at, now, KEEPALIVE_MS))
 		return;
 
-	elt_stream_feedback(capture.stream, Max(capture.received, flushed), flushed);
+	elt_stream_feedback(capture.stream, Max(capture.received, flushed), flushed, false);
 	capture.confirmed = flushed;
 	capture.reported_at = now;
+	capture.worked = false;
 	pg_atomic_write_u64(&elt_my_slot->confirmed_lsn, flushed);
+}
+
+/*
+ * persist_position
+ *		The origin's position never falls behind what the slot is confirmed to,
+ *		or nobody could tell later whether somebody else has used the slot.
+ *		Commits move it; where nothing is to be staged this record does.
+ */
+static void
+persist_position(XLogRecPtr position)
+{
+	xl_replorigin_set record = {0};
+	XLogRecPtr	end;
+
+	record.remote_lsn = position;
+	record.node_id = capture.origin;
+	record.force = false;
+	XLogBeginInsert();
+	XLogRegisterData((char *) &record, sizeof(record));
+	XLogSetRecordFlags(XLOG_MARK_UNIMPORTANT);	/* an idle server stays idle */
+	end = XLogInsert(RM_REPLORIGIN_ID, XLOG_REPLORIGIN_SET);
+	replorigin_session_advance(position, end);
+	XLogFlush(end);
+}
+
+/*
+ * watch_silence
+ *		A network that is gone says nothing, and neither does a source whose
+ *		wal_sender_timeout is 0.  Halfway it is asked for a sign of life.
+ */
+static void
+watch_silence(void)
+{
+	long		silence_ms = elt_stream_silence_ms(capture.stream);
+	long		half_ms = elt_source_timeout_ms / 2;
+
+	if (elt_source_timeout_ms == 0 || silence_ms < half_ms)
+		capture.asked = false;
+	else if (!capture.asked)
+	{
+		XLogRecPtr	flushed = Max(capture.confirmed, Min(flushed_position(), replorigin_session_get_progress(false)));
+
+		elt_stream_feedback(capture.stream, Max(capture.received, flushed), flushed, true);
+		capture.confirmed = flushed;
+		capture.asked = true;
+		INSTR_TIME_SET_CURRENT(capture.asked_at);
+	}
+	else
+	{
+		instr_time	passed;
+
+		INSTR_TIME_SET_CURRENT(passed);
+		INSTR_TIME_SUBTRACT(passed, capture.asked_at);
+		if (INSTR_TIME_GET_MILLISEC(passed) >= half_ms)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("the source has been silent for %ld ms", silence_ms),
+					 errhint("The connection is made anew; elt.source_timeout is %d ms.", elt_source_timeout_ms)));
+	}
 }
 
 static long
 nap_ms(void)
 {
-	return dlist_is_empty(&capture.unflushed) && capture.confirmed >= capture.received ?
-		KEEPALIVE_MS : FLUSH_POLL_MS;
+	bool		unconfirmed = !dlist_is_empty(&capture.unflushed) ||
+	capture.confirmed < Min(capture.received, replorigin_session_get_progress(false));
+	long		ms = unconfirmed ? FLUSH_POLL_MS : KEEPALIVE_MS;
+
+	return elt_source_timeout_ms > 0 ? Min(ms, Max(elt_source_timeout_ms / 4, 10)) : ms;
 }

@@ -25,6 +25,7 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "compat.h"
+#include "elt.h"
 #include "mb/pg_wchar.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
@@ -384,6 +385,11 @@ plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	caller = MemoryContextSwitchTo(plugin->change_context);
 	if (plugin->batch)
 		describe_changed(plugin, txn);
+	if (size >= strlen(ELT_HEARTBEAT) && memcmp(content, ELT_HEARTBEAT, strlen(ELT_HEARTBEAT)) == 0)
+	{
+		MemoryContextSwitchTo(caller);
+		return;
+	}
 	if (size > ELT_MESSAGE_BYTES_MAX)
 		content = NULL;
 	else if (plugin->convert &&

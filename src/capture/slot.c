@@ -27,6 +27,7 @@
 
 static void remove_slot(EltStream *stream, const char *slot_name);
 static bool slot_exists(EltStream *stream, const char *slot_name);
+static void check_slot_is_ours(EltStream *stream, const char *slot_name);
 static XLogRecPtr parse_lsn(const char *text);
 
 char *
@@ -48,7 +49,10 @@ elt_slot_create(EltStream *stream, const char *slot_name, bool failover)
 				 errdetail("The source's server is of version %d.", elt_stream_server_version(stream) / 10000),
 				 errhint("Drop the source and create it without the option.")));
 	if (slot_exists(stream, slot_name))
+	{
+		check_slot_is_ours(stream, slot_name);
 		remove_slot(stream, slot_name);
+	}
 	result = elt_stream_query(stream,
 							  psprintf("CREATE_REPLICATION_SLOT \"%s\" LOGICAL \"%s\" (SNAPSHOT 'nothing'%s)",
 									   slot_name, ELT_LIBRARY, failover ? ", FAILOVER true" : ""),
@@ -123,6 +127,27 @@ slot_exists(EltStream *stream, const char *slot_name)
 	exists = PQntuples(result) > 0;
 	PQclear(result);
 	return exists;
+}
+
+/* Names are random, so this happens to nobody by chance; but what is not ours is not removed. */
+static void
+check_slot_is_ours(EltStream *stream, const char *slot_name)
+{
+	PGresult   *result;
+	bool		ours;
+
+	result = elt_stream_query(stream,
+							  psprintf("SELECT COALESCE(plugin = '%s' AND database = pg_catalog.current_database(), false) "
+									   "FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+									   ELT_LIBRARY, elt_stream_literal(slot_name)),
+							  PGRES_TUPLES_OK);
+	ours = PQntuples(result) == 0 || elt_stream_value(result, 0, 0)[0] == 't';
+	PQclear(result);
+	if (!ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("replication slot \"%s\" at the source is of another plugin or database", slot_name),
+				 errhint("Drop or rename it there, or drop this source and create it anew.")));
 }
 
 static XLogRecPtr

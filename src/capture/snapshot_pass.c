@@ -728,6 +728,8 @@ elt_pass_seal(const EltSource *source)
 					"WHERE c.source_id = $1 AND t.source_id = $1 AND t.relation = c.relation AND t.state = 'ready'",
 					1, types, values, NULL);
 	}
+	if (rows > 0)
+		elt_spi_run("SELECT elt.close_gaps($1)", 1, types, values, NULL);
 	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
 						"AND NOT EXISTS (SELECT FROM elt.snapshot_tables c WHERE c.source_id = $1)",
 						1, types, values, NULL) > 0;

@@ -19,6 +19,7 @@
 #include "argument.h"
 #include "capture/copy.h"
 #include "capture/partition.h"
+#include "capture/source.h"
 #include "capture/snapshot_worker.h"
 #include "capture/stream.h"
 #include "catalog.h"
@@ -61,18 +62,14 @@ PG_FUNCTION_INFO_V1(elt_emit);
 PG_FUNCTION_INFO_V1(elt_home);
 PG_FUNCTION_INFO_V1(elt_created);
 
-static void require_preload(void);
 static void require_create_right(bool remote);
-static EltSource *owned_source(const char *name);
 static void stop_capture(int64 source_id);
-static void check_options(Jsonb *options, EltSource *source);
 static char *make_publication(const char *name, ArrayType *tables);
 static void check_publication(const char *publication);
 static void run_as_caller(const char *command);
 static Oid	published_table(const char *relation);
 static void warn_without_identity(Oid relid);
 static char *qualified_name(Oid relid);
-static char *slot_name_for(const char *name);
 static int64 insert_source(EltSource *source, const char *secret, Jsonb *options);
 static void set_enabled(EltSource *source, bool enabled);
 static char *captured_name(const EltSource *source, char *relation);
@@ -96,7 +93,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 	source.publication = PG_ARGISNULL(3) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(3)));
 	source.owner = GetUserId();
 
-	require_preload();
+	elt_source_require_preload();
 	elt_argument_check_name(source.name, "source");
 	require_create_right(source.conninfo != NULL);
 	if (strcmp(snapshot, "initial") != 0 && strcmp(snapshot, "none") != 0)
@@ -105,7 +102,7 @@ elt_create_source(PG_FUNCTION_ARGS)
 				 errmsg("invalid value for snapshot: \"%s\"", snapshot),
 				 errhint("Known values: initial, none.")));
 	source.snapshot = strcmp(snapshot, "initial") == 0;
-	check_options(options, &source);
+	elt_source_check_options(options, &source, false);
 
 	if (elt_catalog_source(source.name, true) != NULL)
 		ereport(ERROR,
@@ -149,15 +146,15 @@ elt_create_source(PG_FUNCTION_ARGS)
 	if (source.conninfo == NULL)
 		warn_of_settings();
 
-	source.slot_name = slot_name_for(source.name);
+	source.slot_name = elt_source_new_slot_name(source.name);
 	source.source_id = insert_source(&source, secret, options);
 	elt_partition_create_root(&source);
 	elt_config_changed();
 	PG_RETURN_INT64(source.source_id);
 }
 
-static void
-require_preload(void)
+void
+elt_source_require_preload(void)
 {
 	if (!elt_registry_available())
 		ereport(ERROR,
@@ -182,9 +179,9 @@ require_create_right(bool remote)
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
-/* Takes the options into the source. */
-static void
-check_options(Jsonb *options, EltSource *source)
+/* Takes the options into the source.  changed: they are for one that is there. */
+void
+elt_source_check_options(Jsonb *options, EltSource *source, bool changed)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -205,11 +202,16 @@ check_options(Jsonb *options, EltSource *source)
 		{
 			key = pnstrdup(value.val.string.val, value.val.string.len);
 			if (strcmp(key, "raw_partition_changes") != 0 && strcmp(key, "raw_retention") != 0 &&
-				strcmp(key, "failover") != 0)
+				strcmp(key, "failover") != 0 && strcmp(key, "slot_policy") != 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("unknown source option \"%s\"", key),
-						 errhint("Known options: failover, raw_partition_changes, raw_retention.")));
+						 errhint("Known options: failover, raw_partition_changes, raw_retention, slot_policy.")));
+			if (changed && (strcmp(key, "raw_partition_changes") == 0 || strcmp(key, "failover") == 0))
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("source option \"%s\" cannot be changed", key),
+						 errdetail("It is chosen when the source is created.")));
 		}
 		else if (token == WJB_VALUE && strcmp(key, "failover") == 0)
 		{
@@ -233,6 +235,8 @@ check_options(Jsonb *options, EltSource *source)
 		}
 		else if (token == WJB_VALUE && strcmp(key, "raw_retention") == 0)
 		{
+			if (changed && value.type == jbvNull)
+				continue;
 			if (value.type != jbvString)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -241,6 +245,18 @@ check_options(Jsonb *options, EltSource *source)
 			/* raises what is no interval */
 			(void) DirectFunctionCall3(interval_in, CStringGetDatum(pnstrdup(value.val.string.val, value.val.string.len)),
 									   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+		}
+		else if (token == WJB_VALUE && strcmp(key, "slot_policy") == 0)
+		{
+			char	   *policy = value.type == jbvString ?
+			pnstrdup(value.val.string.val, value.val.string.len) : NULL;
+
+			if (policy == NULL ? !(changed && value.type == jbvNull) :
+				strcmp(policy, "alert") != 0 && strcmp(policy, "resync") != 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("invalid value for source option \"%s\"", key),
+						 errhint("Known values: alert, resync.")));
 		}
 		else if (token == WJB_VALUE)
 		{
@@ -374,8 +390,8 @@ qualified_name(Oid relid)
 }
 
 /* Unique in the source's cluster, which other clusters may capture too. */
-static char *
-slot_name_for(const char *name)
+char *
+elt_source_new_slot_name(const char *name)
 {
 	uint32		random;
 
@@ -441,7 +457,7 @@ warn_of_settings(void)
 Datum
 elt_add_table(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	EltSource  *source = elt_source_owned(elt_argument_text(fcinfo, 0, "source"));
 	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 	bool		snapshot = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
 
@@ -473,7 +489,7 @@ elt_add_table(PG_FUNCTION_ARGS)
 Datum
 elt_remove_table(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	EltSource  *source = elt_source_owned(elt_argument_text(fcinfo, 0, "source"));
 	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 
 	relation = captured_name(source, relation);
@@ -489,7 +505,7 @@ elt_remove_table(PG_FUNCTION_ARGS)
 Datum
 elt_resync_table(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "source"));
+	EltSource  *source = elt_source_owned(elt_argument_text(fcinfo, 0, "source"));
 	char	   *relation = elt_argument_text(fcinfo, 1, "relation");
 
 	relation = captured_name(source, relation);
@@ -558,16 +574,16 @@ set_table_state(int64 source_id, const char *relation, const char *state)
 Datum
 elt_pause_source(PG_FUNCTION_ARGS)
 {
-	set_enabled(owned_source(elt_argument_text(fcinfo, 0, "name")), false);
+	set_enabled(elt_source_owned(elt_argument_text(fcinfo, 0, "name")), false);
 	PG_RETURN_VOID();
 }
 
 Datum
 elt_resume_source(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "name"));
+	EltSource  *source = elt_source_owned(elt_argument_text(fcinfo, 0, "name"));
 
-	require_preload();
+	elt_source_require_preload();
 	set_enabled(source, true);
 	PG_RETURN_VOID();
 }
@@ -583,13 +599,14 @@ set_enabled(EltSource *source, bool enabled)
 {
 	Oid			types[] = {INT8OID, BOOLOID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(source->source_id), BoolGetDatum(enabled),
-	CStringGetTextDatum(slot_name_for(source->name))};
+	CStringGetTextDatum(elt_source_new_slot_name(source->name))};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	if (enabled && !source->at_home)
 	{
-		elt_spi_run("UPDATE elt.sources SET enabled = true, home = elt.home(), start_lsn = NULL, slot_name = $3 "
+		elt_spi_run("UPDATE elt.sources SET enabled = true, home = elt.home(), start_lsn = NULL, slot_name = $3, "
+					"system_id = NULL, timeline = NULL, lost_at = NULL, lost_reason = NULL, paused_at = NULL, paused_lsn = NULL "
 					"WHERE source_id = $1 AND $2", 3, types, values, NULL);
 		elt_spi_run("UPDATE elt.source_tables SET sync_lsn = NULL, sync_snapshot = NULL WHERE source_id = $1",
 					1, types, values, NULL);
@@ -597,7 +614,11 @@ set_enabled(EltSource *source, bool enabled)
 			elt_copy_request(source->source_id, NULL);
 	}
 	else
-		elt_spi_run("UPDATE elt.sources SET enabled = $2 WHERE source_id = $1", 2, types, values, NULL);
+		elt_spi_run("UPDATE elt.sources s SET enabled = $2, "
+					"paused_at = CASE WHEN NOT $2 THEN coalesce(s.paused_at, now()) END, "
+					"paused_lsn = CASE WHEN NOT $2 THEN coalesce(s.paused_lsn, "
+					"(SELECT o.current_lsn FROM elt.slot_state o WHERE o.source_id = s.source_id)) END "
+					"WHERE s.source_id = $1", 2, types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 }
@@ -605,7 +626,7 @@ set_enabled(EltSource *source, bool enabled)
 Datum
 elt_drop_source(PG_FUNCTION_ARGS)
 {
-	EltSource  *source = owned_source(elt_argument_text(fcinfo, 0, "name"));
+	EltSource  *source = elt_source_owned(elt_argument_text(fcinfo, 0, "name"));
 	bool		keep_raw = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(source->source_id)};
@@ -666,8 +687,8 @@ stop_capture(int64 source_id)
 }
 
 /* The source of this name, which the caller must own. */
-static EltSource *
-owned_source(const char *name)
+EltSource *
+elt_source_owned(const char *name)
 {
 	EltSource  *source = elt_catalog_source(name, false);
 

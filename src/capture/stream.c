@@ -29,6 +29,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/postmaster.h"
 #include "replication/logical.h"
 #include "storage/fd.h"
@@ -46,6 +47,27 @@ struct EltStream
 	PGconn	   *connection;
 	char	   *buffer;			/* of libpq: last message or line */
 	bool		local;
+	bool		replication;	/* else for SQL alone */
+	long		command_timeout_ms; /* -1: a command may take as long as it
+									 * likes */
+	instr_time	heard_at;		/* when something last came */
+};
+
+/*
+ * A peer that is gone without a word is noticed by the kernel after about 30 s,
+ * also while a command runs that may rightly take long.  What the user sets,
+ * in conninfo or in a service file, goes before.
+ */
+static const struct
+{
+	const char *keyword;
+	const char *value;
+}			keepalives[] = {
+	{"keepalives", "1"},
+	{"keepalives_idle", "10"},
+	{"keepalives_interval", "5"},
+	{"keepalives_count", "4"},
+	{"tcp_user_timeout", "30000"},
 };
 
 /* What a source's connection string may hold. */
@@ -63,10 +85,13 @@ static const char pinned_session[] =
 "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
 "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
 
+static EltStream *connect_source(const char *conninfo, const char *appname, bool replication, long timeout_ms);
+static bool has_option(const PQconninfoOption *options, const char *keyword);
 static const char *first_socket_directory(void);
 static void append_option(StringInfo conninfo, const PQconninfoOption *option);
-static void poll_until_connected(EltStream *stream, TimestampTz deadline);
+static void poll_until_connected(EltStream *stream, long timeout_ms);
 static void wait_for_socket(EltStream *stream, int events, long timeout_ms);
+static long passed_ms(instr_time since);
 static void cancel_command(EltStream *stream);
 static PGresult *next_result(EltStream *stream);
 static void report(EltStream *stream, PGresult *result, const char *what) pg_attribute_noreturn();
@@ -75,6 +100,18 @@ static void report(EltStream *stream, PGresult *result, const char *what) pg_att
 
 EltStream *
 elt_stream_connect(const char *conninfo, const char *appname)
+{
+	return connect_source(conninfo, appname, true, -1);
+}
+
+EltStream *
+elt_stream_connect_sql(const char *conninfo, const char *appname, long timeout_ms)
+{
+	return connect_source(conninfo, appname, false, timeout_ms);
+}
+
+static EltStream *
+connect_source(const char *conninfo, const char *appname, bool replication, long timeout_ms)
 {
 	EltStream  *stream = MemoryContextAllocZero(TopMemoryContext, sizeof(EltStream));
 	PQconninfoOption *options;
@@ -85,6 +122,9 @@ elt_stream_connect(const char *conninfo, const char *appname)
 	int			n = 0;
 
 	stream->local = (conninfo == NULL);
+	stream->replication = replication;
+	stream->command_timeout_ms = timeout_ms;
+	INSTR_TIME_SET_CURRENT(stream->heard_at);
 	options = PQconninfoParse(stream->local ? elt_local_conninfo : conninfo, &error);
 	if (options == NULL)
 		ereport(ERROR,
@@ -101,20 +141,30 @@ elt_stream_connect(const char *conninfo, const char *appname)
 		keywords[n] = "user";
 		values[n++] = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
 	}
-	for (PQconninfoOption *option = options; option->keyword != NULL && n < MAX_OPTIONS - 8; option++)
+	for (PQconninfoOption *option = options; option->keyword != NULL && n < MAX_OPTIONS - 16; option++)
 	{
 		if (option->val == NULL || (stream->local && strcmp(option->keyword, "dbname") == 0))
 			continue;
 		keywords[n] = option->keyword;
 		values[n++] = option->val;
 	}
+	for (int i = 0; i < lengthof(keepalives) && !has_option(options, "service"); i++)
+	{
+		if (has_option(options, keepalives[i].keyword))
+			continue;
+		keywords[n] = keepalives[i].keyword;
+		values[n++] = keepalives[i].value;
+	}
 	if (stream->local)
 	{
 		keywords[n] = "dbname";
 		values[n++] = get_database_name(MyDatabaseId);
 	}
-	keywords[n] = "replication";
-	values[n++] = "database";
+	if (replication)
+	{
+		keywords[n] = "replication";
+		values[n++] = "database";
+	}
 	keywords[n] = "application_name";
 	values[n++] = appname;
 	keywords[n] = "client_encoding";
@@ -131,8 +181,19 @@ elt_stream_connect(const char *conninfo, const char *appname)
 				 errmsg("too many open files for a connection to the source")));
 	stream->connection = PQconnectStartParams(keywords, values, false);
 	PQconninfoFree(options);
-	poll_until_connected(stream, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS));
+	poll_until_connected(stream, timeout_ms >= 0 ? Min(timeout_ms, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS);
 	return stream;
+}
+
+static bool
+has_option(const PQconninfoOption *options, const char *keyword)
+{
+	for (const PQconninfoOption *option = options; option->keyword != NULL; option++)
+	{
+		if (strcmp(option->keyword, keyword) == 0)
+			return option->val != NULL;
+	}
+	return false;
 }
 
 static const char *
@@ -146,23 +207,36 @@ first_socket_directory(void)
 	return (const char *) linitial(directories);
 }
 
+static long
+passed_ms(instr_time since)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return (long) INSTR_TIME_GET_MILLISEC(now);
+}
+
 static void
-poll_until_connected(EltStream *stream, TimestampTz deadline)
+poll_until_connected(EltStream *stream, long timeout_ms)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	instr_time	begin;
+
+	INSTR_TIME_SET_CURRENT(begin);
 
 	if (stream->connection == NULL || PQstatus(stream->connection) == CONNECTION_BAD)
 		status = PGRES_POLLING_FAILED;
 	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
 	{
-		long		left_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		long		left_ms = timeout_ms - passed_ms(begin);
 
 		if (left_ms <= 0)
 		{
 			elt_stream_close(stream);
 			ereport(ERROR,
 					(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-					 errmsg("could not connect to the source: no answer within %d s", CONNECT_TIMEOUT_MS / 1000)));
+					 errmsg("could not connect to the source: no answer within %ld s", timeout_ms / 1000)));
 		}
 		wait_for_socket(stream,
 						status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
@@ -249,6 +323,39 @@ append_option(StringInfo conninfo, const PQconninfoOption *option)
 }
 
 /* ---- SQL ---- */
+
+void
+elt_stream_set_timeout(EltStream *stream, long timeout_ms)
+{
+	stream->command_timeout_ms = timeout_ms;
+}
+
+char *
+elt_stream_describe(EltStream *stream)
+{
+	PGconn	   *connection = stream->connection;
+	const char *host = PQhost(connection);
+	const char *cipher = PQsslAttribute(connection, "cipher");
+	const char *protocol = PQsslAttribute(connection, "protocol");
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s%s%s%s, database \"%s\" as \"%s\", ",
+					 host && host[0] == '/' ? "socket in " : "", host ? host : "?",
+					 host && host[0] == '/' ? "" : " port ", host && host[0] == '/' ? "" : PQport(connection),
+					 PQdb(connection), PQuser(connection));
+	if (PQsslInUse(connection))
+		appendStringInfo(&text, "encrypted: %s %s", protocol ? protocol : "TLS", cipher ? cipher : "");
+	else
+		appendStringInfoString(&text, PQgssEncInUse(connection) ? "encrypted: GSSAPI" : "not encrypted");
+	return text.data;
+}
+
+int
+elt_stream_server_version(EltStream *stream)
+{
+	return PQserverVersion(stream->connection);
+}
 
 void
 elt_stream_check_server(EltStream *stream)
@@ -349,9 +456,23 @@ elt_stream_try(EltStream *stream, const char *command, char sqlstate[6])
 static PGresult *
 next_result(EltStream *stream)
 {
+	instr_time	begin;
+
+	INSTR_TIME_SET_CURRENT(begin);
 	while (PQisBusy(stream->connection))
 	{
-		wait_for_socket(stream, WL_SOCKET_READABLE, -1);
+		long		left_ms = stream->command_timeout_ms;
+
+		if (left_ms >= 0 && (left_ms -= passed_ms(begin)) <= 0)
+		{
+			/* a half-made slot does not see that nobody waits for it any more */
+			if (stream->replication)
+				cancel_command(stream);
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("the source did not answer within %ld s", stream->command_timeout_ms / 1000)));
+		}
+		wait_for_socket(stream, WL_SOCKET_READABLE, left_ms);
 		if (!PQconsumeInput(stream->connection))
 			report(stream, NULL, "the connection to the source broke");
 	}
@@ -372,12 +493,6 @@ elt_stream_value(PGresult *result, int row, int column)
 	value = PQgetvalue(result, row, column);
 	(void) pg_verify_mbstr(GetDatabaseEncoding(), value, strlen(value), false);
 	return value;
-}
-
-int
-elt_stream_server_version(EltStream *stream)
-{
-	return PQserverVersion(stream->connection);
 }
 
 char *
@@ -450,6 +565,7 @@ elt_stream_receive(EltStream *stream, char **data, int *length, XLogRecPtr *wal_
 	}
 	if (received == 0)
 		return ELT_STREAM_NOTHING;
+	INSTR_TIME_SET_CURRENT(stream->heard_at);
 	if (received == -1)
 		return ELT_STREAM_END;
 	if (received == -2)
@@ -491,12 +607,20 @@ elt_stream_wait(EltStream *stream, long timeout_ms)
 							   PQsocket(stream->connection), timeout_ms, elt_wait_event("EltStream"));
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
+	if (events & WL_SOCKET_READABLE)
+		INSTR_TIME_SET_CURRENT(stream->heard_at);
 	CHECK_FOR_INTERRUPTS();
 	return (events & WL_TIMEOUT) == 0;
 }
 
+long
+elt_stream_silence_ms(EltStream *stream)
+{
+	return passed_ms(stream->heard_at);
+}
+
 void
-elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed)
+elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed, bool request_reply)
 {
 	StringInfoData reply;
 
@@ -506,7 +630,7 @@ elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed)
 	pq_sendint64(&reply, flushed);
 	pq_sendint64(&reply, flushed);	/* applied */
 	pq_sendint64(&reply, GetCurrentTimestamp());
-	pq_sendbyte(&reply, 0);
+	pq_sendbyte(&reply, request_reply ? 1 : 0);
 	if (PQputCopyData(stream->connection, reply.data, reply.len) <= 0 || PQflush(stream->connection))
 		report(stream, NULL, "could not report progress to the source");
 	pfree(reply.data);

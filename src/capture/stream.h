@@ -26,6 +26,16 @@ typedef enum EltStreamMessage
 extern EltStream *elt_stream_connect(const char *conninfo, const char *appname);
 extern void elt_stream_close(EltStream *stream);
 
+/* The same for SQL alone; a command that takes longer than timeout_ms fails. */
+extern EltStream *elt_stream_connect_sql(const char *conninfo, const char *appname, long timeout_ms);
+
+/* How long a command may take from now on; -1: as long as it likes. */
+extern void elt_stream_set_timeout(EltStream *stream, long timeout_ms);
+
+/* Where a connection leads to, for people; and the server's version as a number. */
+extern char *elt_stream_describe(EltStream *stream);
+extern int	elt_stream_server_version(EltStream *stream);
+
 /*
  * Refuses a conninfo that holds an option outside the allow-list; returns it
  * without passwords, and these apart (NULL where there are none).
@@ -59,9 +69,6 @@ extern char *elt_stream_value(PGresult *result, int row, int column);
 /* A value quoted as an SQL literal or identifier, palloc'd. */
 extern char *elt_stream_literal(const char *value);
 
-/* The version of the source's server, like 150004 for 15.4. */
-extern int	elt_stream_server_version(EltStream *stream);
-
 /* One line of a COPY TO STDOUT that elt_stream_query started; NULL at its end. */
 extern char *elt_stream_copy_line(EltStream *stream, int *length);
 
@@ -78,6 +85,9 @@ extern EltStreamMessage elt_stream_receive(EltStream *stream, char **data, int *
 /* Waits for input or the latch; false when timeout_ms passed. */
 extern bool elt_stream_wait(EltStream *stream, long timeout_ms);
 
-extern void elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed);
+/* How long nothing has come. */
+extern long elt_stream_silence_ms(EltStream *stream);
+
+extern void elt_stream_feedback(EltStream *stream, XLogRecPtr written, XLogRecPtr flushed, bool request_reply);
 
 #endif							/* ELT_STREAM_H */

@@ -606,7 +606,8 @@ worker_samples(TimestampTz at)
 		appendStringInfo(&json, "%s{\"rule\": \"worker_crash_loop\", \"sample\": {\"value\": %d, \"worker\": \"%s\"",
 						 separator, count,
 						 capture ? "capture" : worker->kind == ELT_WORKER_CLEANER ? "cleaner" :
-						 worker->kind == ELT_WORKER_SNAPSHOT ? "snapshot" : "transform");
+						 worker->kind == ELT_WORKER_SNAPSHOT ? "snapshot" :
+						 worker->kind == ELT_WORKER_WATCH ? "watch" : "transform");
 		if (worker->name[0] != '\0')
 		{
 			appendStringInfoString(&json, ", \"source\": ");

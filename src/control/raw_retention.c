@@ -299,14 +299,14 @@ is_expired(const Expired *leaf)
  * elt_retention_before_drop
  *		What has to outlive a leaf is saved here, in the transaction that drops
  *		it and before anything is locked: how far the relation's history is
- *		gone.
+ *		gone, and the large values that are nowhere else.
  */
 static void
 elt_retention_before_drop(const Expired *leaf)
 {
-	Oid			types[] = {INT8OID, TEXTOID, INT8OID, LSNOID, TIMESTAMPTZOID};
+	Oid			types[] = {INT8OID, TEXTOID, INT8OID, LSNOID, TIMESTAMPTZOID, OIDOID};
 	Datum		values[] = {Int64GetDatum(leaf->source_id), CStringGetTextDatum(leaf->relation),
-	Int64GetDatum(leaf->last_change), leaf->last_lsn, leaf->last_commit_ts};
+	Int64GetDatum(leaf->last_change), leaf->last_lsn, leaf->last_commit_ts, ObjectIdGetDatum(leaf->leaf)};
 	EltSpi		spi;
 
 	if (leaf->last_change == 0)
@@ -317,5 +317,6 @@ elt_retention_before_drop(const Expired *leaf)
 				"upto_change = excluded.upto_change, upto_lsn = excluded.upto_lsn, "
 				"upto_commit_ts = excluded.upto_commit_ts, leaves = raw_dropped.leaves + 1, dropped_at = now()",
 				5, types, values, NULL);
+	elt_spi_run("SELECT elt.keep_large_values($6)", 6, types, values, NULL);
 	elt_spi_end(&spi);
 }

@@ -161,6 +161,7 @@ elt_registry_launch(EltWorkerKind kind, Oid dboid, int64 object_id, const char *
 		[ELT_WORKER_CAPTURE] = {"elt capture", "elt_capture_main"},
 		[ELT_WORKER_CLEANER] = {"elt cleaner", "elt_cleaner_main"},
 		[ELT_WORKER_SNAPSHOT] = {"elt snapshot", "elt_snapshot_main"},
+		[ELT_WORKER_WATCH] = {"elt watch", "elt_watch_main"},
 		[ELT_WORKER_TRANSFORM] = {"elt transform", "elt_transform_main"},
 	};
 	BackgroundWorker worker = {0};

@@ -21,6 +21,7 @@ typedef enum EltWorkerKind
 	ELT_WORKER_CAPTURE,
 	ELT_WORKER_CLEANER,			/* removes the slot of a dropped source */
 	ELT_WORKER_SNAPSHOT,		/* copies tables of a source */
+	ELT_WORKER_WATCH,			/* asks remote sources for their slots */
 	ELT_WORKER_TRANSFORM
 } EltWorkerKind;
 

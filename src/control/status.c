@@ -63,6 +63,7 @@ elt_workers(PG_FUNCTION_ARGS)
 		[ELT_WORKER_CAPTURE] = "capture",
 		[ELT_WORKER_CLEANER] = "cleaner",
 		[ELT_WORKER_SNAPSHOT] = "snapshot",
+		[ELT_WORKER_WATCH] = "watch",
 		[ELT_WORKER_TRANSFORM] = "transform",
 	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;

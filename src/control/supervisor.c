@@ -24,6 +24,7 @@
 
 #include "access/xact.h"
 #include "capture/slot.h"
+#include "capture/slot_watch.h"
 #include "capture/snapshot_worker.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
@@ -83,6 +84,8 @@ static void stop_strangers(void);
 static void note_capture_end(int64 source_id, EltWorkerSlot *ended);
 static void check_version(void);
 static int	end_workers(void);
+static bool has_local_sources(void);
+static long nap_ms(void);
 static void clean_up_after_drop(void);
 
 void
@@ -111,7 +114,8 @@ elt_supervisor_main(Datum main_arg)
 		elt_alert_round();
 		elt_retention_run();
 		elt_raw_retention_run();
-	} while (elt_worker_nap(elt_scaler_nap_ms()));
+		elt_slot_watch_local(has_local_sources());
+	} while (elt_worker_nap(nap_ms()));
 }
 
 /* ---- what is wanted ---- */
@@ -158,6 +162,7 @@ static void
 one_round(void)
 {
 	ListCell   *cell;
+	bool		remote = false;
 
 	pool_size = elt_scaler_round();
 	foreach(cell, wanted.sources)
@@ -165,9 +170,11 @@ one_round(void)
 		EltSource  *source = lfirst(cell);
 
 		supervise(ELT_WORKER_CAPTURE, source->source_id, source->name,
-				  source->enabled && source->at_home);
+				  source->enabled && source->at_home && !source->lost);
 		supervise_copies(source);
+		remote |= source->conninfo != NULL && source->at_home;
 	}
+	supervise(ELT_WORKER_WATCH, 0, "", remote);
 	foreach(cell, wanted.dropped)
 	{
 		EltDroppedSource *dropped = lfirst(cell);
@@ -273,7 +280,8 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 				 errdetail("Waiting: %s worker %s.",
 						   kind == ELT_WORKER_CAPTURE ? "capture" :
 						   kind == ELT_WORKER_CLEANER ? "cleaner" :
-						   kind == ELT_WORKER_SNAPSHOT ? "snapshot" : "transform",
+						   kind == ELT_WORKER_SNAPSHOT ? "snapshot" :
+						   kind == ELT_WORKER_WATCH ? "watch" : "transform",
 						   name[0] != '\0' ? name : "of the pool"),
 				 errhint("Raise max_worker_processes in postgresql.conf (now %d) and restart the server.",
 						 max_worker_processes)));
@@ -327,6 +335,7 @@ note_capture_end(int64 source_id, EltWorkerSlot *ended)
 	if (elt_worker_holds_extension())
 		elt_catalog_note_capture_end(source_id,
 									 ended->kind == ELT_WORKER_CAPTURE ? pg_atomic_read_u64(&ended->changes) : 0,
+									 (TimestampTz) pg_atomic_read_u64(&ended->last_commit_ts),
 									 ended->last_error, ended->last_error_at);
 	elt_worker_commit();
 }
@@ -366,6 +375,30 @@ end_workers(void)
 			alive++;
 	}
 	return alive;
+}
+
+static bool
+has_local_sources(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, wanted.sources)
+	{
+		EltSource  *source = lfirst(cell);
+
+		if (source->conninfo == NULL && source->at_home)
+			return true;
+	}
+	return false;
+}
+
+static long
+nap_ms(void)
+{
+	long		scaler_ms = elt_scaler_nap_ms();
+	long		watch_ms = has_local_sources() ? elt_slot_watch_ms() : -1;
+
+	return watch_ms < 0 ? scaler_ms : scaler_ms < 0 ? watch_ms : Min(scaler_ms, watch_ms);
 }
 
 /* ---- DROP EXTENSION ---- */

@@ -18,6 +18,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
+#include "common/pg_prng.h"
 #include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
@@ -197,12 +198,19 @@ elt_backoff_note_end(EltBackoff *backoff, const EltWorkerSlot *ended)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			seconds;
+	int			jitter_ms = 0;
 
-	if (ended->started_at != 0 && TimestampDifferenceExceeds(ended->started_at, now, HEALTHY_MS))
+	/* what broke a stream that had got on was the way, and may be gone by now */
+	if ((ended->started_at != 0 && TimestampDifferenceExceeds(ended->started_at, now, HEALTHY_MS)) ||
+		(ended->kind == ELT_WORKER_CAPTURE && pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &ended->changes)) > 0))
 		backoff->failures = 0;
 	seconds = Min(MAX_BACKOFF_S, 1 << Min(backoff->failures, 6));
+
+	/* many that lost the same server do not all come back at once */
+	if (backoff->failures > 0)
+		jitter_ms = (int) (pg_prng_uint64_range(&pg_global_prng_state, 0, seconds * 250));
 	backoff->failures++;
-	backoff->retry_at = TimestampTzPlusMilliseconds(now, seconds * 1000);
+	backoff->retry_at = TimestampTzPlusMilliseconds(now, seconds * 1000 - jitter_ms);
 }
 
 bool

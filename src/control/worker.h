@@ -50,7 +50,8 @@ extern uint16 elt_worker_mark_writes(uint16 origin);
 
 /*
  * When a worker that ended may be started again: after 1 s, doubling to 60 s,
- * from the start again once it has been well for 60 s.
+ * from the start again once it has been well for 60 s; a capture worker that
+ * staged something was well.
  */
 typedef struct EltBackoff
 {

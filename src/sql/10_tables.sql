@@ -22,7 +22,15 @@ CREATE TABLE elt.sources (
 	home			text NOT NULL,				-- the cluster and database it runs in: after a restore elsewhere it stays paused
 	partition_changes	int NOT NULL,			-- change_ids per leaf of its raw staging
 	start_lsn		pg_lsn,						-- the slot's first position; NULL until the slot is made
+	slot_made_at	timestamptz,
+	system_id		text,						-- of the server that the slot was made in
+	timeline		bigint,						-- of that server, when last connected to
+	lost_at			timestamptz,				-- the slot does not have what comes next: nothing runs before resync_source
+	lost_reason		text,
+	paused_at		timestamptz,
+	paused_lsn		pg_lsn,						-- where the source's WAL ended then
 	changes_staged	bigint NOT NULL DEFAULT 0,	-- by capture workers that have ended
+	last_commit_ts	timestamptz,				-- of what they staged
 	last_error		text,
 	last_error_at	timestamptz,
 	created_at		timestamptz NOT NULL DEFAULT now()

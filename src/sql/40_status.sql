@@ -55,11 +55,12 @@ COMMENT ON VIEW elt.stat_workers IS 'one row per elt process of the server, for 
 
 CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 	SELECT s.name AS source,
-		   CASE WHEN r.wal_status = 'lost' THEN 'lost'
+		   CASE WHEN s.lost_at IS NOT NULL OR r.wal_status = 'lost' THEN 'lost'
 				WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
 				WHEN w.state = 'streaming' AND EXISTS (SELECT FROM elt.source_tables t
 					WHERE t.source_id = s.source_id AND t.state = 'pending') THEN 'snapshot'
 				WHEN w.state = 'streaming' THEN w.state
+				WHEN w.state = 'making a slot' THEN 'starting'
 				WHEN w.pid IS NOT NULL AND w.last_error IS NULL AND s.last_error IS NULL THEN 'starting'
 				WHEN s.last_error IS NOT NULL THEN 'error'
 				ELSE 'starting' END AS state,
@@ -69,16 +70,21 @@ CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 				THEN greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(),
 															coalesce(w.staged_lsn, r.confirmed_flush_lsn)))
 				ELSE greatest(0, pg_catalog.pg_wal_lsn_diff(w.received_lsn, w.staged_lsn)) END::bigint AS lag_bytes,
-		   CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-				THEN greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.restart_lsn)) END::bigint
-			   AS retained_wal_bytes,
+		   greatest(0, pg_catalog.pg_wal_lsn_diff(r.current_lsn, r.restart_lsn))::bigint AS retained_wal_bytes,
 		   s.changes_staged + coalesce(w.changes, 0) AS changes_staged,
-		   w.last_commit_ts, s.last_error, s.last_error_at
+		   w.last_commit_ts, s.last_error, s.last_error_at,
+		   r.wal_status, r.safe_wal_size,
+		   CASE WHEN r.confirmed_flush_lsn >= r.current_lsn THEN interval '0'
+				WHEN r.slot_name IS NOT NULL THEN
+					greatest(interval '0', pg_catalog.now() - coalesce(w.last_commit_ts, s.last_commit_ts, s.created_at)) END AS slot_age,
+		   r.catalog_xmin_age, r.checked_at AS slot_checked_at, r.active_pid AS slot_active_pid,
+		   s.lost_reason, s.lost_at, c.bytes_per_second::bigint AS pause_bytes_per_second, c.time_left AS pause_time_left
 	FROM elt.sources s
 	LEFT JOIN elt.workers() w
 		ON w.kind = 'capture' AND w.object_id = s.source_id AND w.state <> 'ended'
 		AND w.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-	LEFT JOIN pg_catalog.pg_replication_slots r ON s.conninfo IS NULL AND r.slot_name = s.slot_name
+	LEFT JOIN elt.slot_state r ON r.source_id = s.source_id
+	LEFT JOIN elt.pause_costs c ON c.source_id = s.source_id
 	WHERE elt.may_see(s.owner);
 COMMENT ON VIEW elt.stat_sources IS 'one row per source: what it does and how far it is';
 

@@ -52,11 +52,14 @@ INSERT INTO elt.alert_rules
 	 'an enabled source has no capture worker that streams',
 	 'See elt.health() and elt.stat_sources.last_error; it is tried again by itself.'),
 	('slot_retained_wal', 'warning', NULL, '0', '0', '10 s',
-	 'bytes of WAL that a source''s slot keeps (threshold: 10 GB, or half of max_slot_wal_keep_size)',
+	 'bytes of WAL that a source''s slot keeps (threshold: 10 GB, half of max_slot_wal_keep_size, or elt.max_slot_lag)',
 	 'Let capture catch up, or drop the source, before the disk is full or the slot is lost.'),
 	('slot_lost', 'critical', NULL, '0', '0', '10 s',
 	 'a source''s slot is gone or has lost the WAL it needs',
-	 'Drop the source, with keep_raw if you like, and create it anew.'),
+	 'elt.gaps says what was lost and why; SELECT elt.resync_source(...) makes a new slot and copies all tables again.'),
+	('slot_xmin_age', 'warning', 200000000, '0', '0', '10 s',
+	 'transactions since the oldest one whose catalog rows a source''s slot keeps from being vacuumed away',
+	 'Let capture catch up, resume the source, or drop it: a server whose transaction ids run out stops.'),
 	('worker_crash_loop', 'critical', 2, '0', '1 min', '1 s',
 	 'how often a worker failed in 5 minutes',
 	 'See the server''s log and elt.stat_sources.last_error.'),
@@ -519,26 +522,35 @@ BEGIN
 	IF 'source_disconnected' = ANY (rules) THEN
 		RETURN QUERY SELECT 'source_disconnected', jsonb_build_object('source', s.name, 'value', 1)
 			FROM elt.sources s
-			WHERE s.enabled AND s.home = home_id
+			WHERE s.enabled AND s.home = home_id AND s.lost_at IS NULL
 				AND NOT EXISTS (SELECT FROM elt.workers() w
 								WHERE w.kind = 'capture' AND w.object_id = s.source_id AND w.state IN ('streaming', 'snapshot')
 									AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database()));
 	END IF;
 
-	IF rules && ARRAY['slot_retained_wal', 'slot_lost'] THEN
+	IF rules && ARRAY['slot_retained_wal', 'slot_lost', 'slot_xmin_age'] THEN
 		SELECT CASE WHEN setting::float8 > 0 THEN setting::float8 * 1024 * 1024 END INTO keep_bytes
 		FROM pg_settings WHERE name = 'max_slot_wal_keep_size';
+		-- of a remote source: what is retained and what is still safe are its max_slot_wal_keep_size
 		RETURN QUERY SELECT m.rule, jsonb_build_object('source', s.name, 'value', m.value, 'detail', m.detail)
 				|| CASE m.rule WHEN 'slot_retained_wal' THEN
-					jsonb_build_object('threshold', least(10 * 1024.0 ^ 3, keep_bytes / 2)) ELSE '{}' END
+					jsonb_build_object('threshold', least(10 * 1024.0 ^ 3,
+						CASE WHEN s.conninfo IS NULL THEN keep_bytes ELSE r.retained + r.safe_wal_size END / 2,
+						nullif(pg_size_bytes(current_setting('elt.max_slot_lag', true)), -1))) ELSE '{}' END
 			FROM elt.sources s
-			LEFT JOIN pg_replication_slots r ON r.slot_name = s.slot_name
+			LEFT JOIN (SELECT o.*, greatest(0, pg_wal_lsn_diff(o.current_lsn, o.restart_lsn)) AS retained
+					   FROM elt.slot_state o) r ON r.source_id = s.source_id
+			LEFT JOIN elt.pause_costs c ON c.source_id = s.source_id
 			CROSS JOIN LATERAL (VALUES
-				('slot_retained_wal', greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)), 'slot ' || s.slot_name),
-				('slot_lost', CASE WHEN r.slot_name IS NULL OR r.wal_status = 'lost' THEN 1 END,
-				 format('slot %s %s', s.slot_name, CASE WHEN r.slot_name IS NULL THEN 'does not exist' ELSE 'has lost WAL that it needs' END)))
+				('slot_retained_wal', r.retained,
+				 concat_ws('; ', 'slot ' || s.slot_name, CASE WHEN NOT s.enabled THEN 'the source is paused' END,
+						   'growing by ' || pg_size_pretty(c.bytes_per_second::bigint) || ' per second',
+						   'lost in ' || c.time_left)),
+				('slot_xmin_age', r.catalog_xmin_age::numeric, 'slot ' || s.slot_name),
+				('slot_lost', CASE WHEN s.lost_at IS NOT NULL THEN 1 END,
+				 concat_ws(': ', s.lost_reason, s.last_error)))
 				AS m (rule, value, detail)
-			WHERE s.conninfo IS NULL AND s.home = home_id AND s.start_lsn IS NOT NULL AND m.value IS NOT NULL AND m.rule = ANY (rules);
+			WHERE s.home = home_id AND (s.start_lsn IS NOT NULL OR m.rule = 'slot_lost') AND m.value IS NOT NULL AND m.rule = ANY (rules);
 	END IF;
 
 	IF 'raw_size' = ANY (rules) AND pg_size_bytes(current_setting('elt.max_raw_size')) > 0 THEN

@@ -70,9 +70,12 @@ AS $$
 			format('Put this line into postgresql.conf and restart the server: max_worker_processes = %s', used.processes + 8) END
 	FROM setting, used
 	UNION ALL
-	SELECT 'synchronous_standby_names', standbys !~ '\*' OR local_sources = 0, 'warning',
+	SELECT 'synchronous_standby_names',
+		   local_sources = 0 OR standbys !~ '\*' AND NOT EXISTS (
+				SELECT FROM elt.sources x WHERE x.conninfo IS NULL AND strpos(lower(standbys), lower('elt ' || x.name)) > 0), 'warning',
 		   format('synchronous_standby_names is "%s"', standbys),
-		   CASE WHEN standbys ~ '\*' AND local_sources > 0 THEN
+		   CASE WHEN local_sources > 0 AND (standbys ~ '\*' OR EXISTS (
+				SELECT FROM elt.sources x WHERE x.conninfo IS NULL AND strpos(lower(standbys), lower('elt ' || x.name)) > 0)) THEN
 			'Name the standbys one by one and reload: with * a capture worker counts as one, and commits wait for it' END
 	FROM setting, used
 	UNION ALL
@@ -100,10 +103,22 @@ AS $$
 	UNION ALL
 	SELECT format('source %s', s.source), s.state IN ('streaming', 'snapshot'),
 		   CASE WHEN s.state IN ('starting', 'paused') THEN 'warning' ELSE 'critical' END,
-		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END),
+		   concat_ws('; ', s.state, CASE WHEN s.state NOT IN ('streaming', 'snapshot', 'paused') THEN s.last_error END,
+					 -- of a remote source only its own server knows for whom
+					 (SELECT 'makes its slot, which waits for transactions that run now'
+							|| coalesce(': ' || (SELECT string_agg(a.waits, ', ')
+												 FROM (SELECT 'process ' || a.pid AS waits FROM pg_stat_activity a
+													   WHERE a.backend_xid IS NOT NULL
+													   UNION ALL
+													   SELECT format('prepared transaction %L', x.gid) FROM pg_prepared_xacts x) a
+												 WHERE EXISTS (SELECT FROM elt.sources l WHERE l.name = s.source AND l.conninfo IS NULL)), '')
+					  FROM elt.workers() w WHERE w.pid = s.pid AND w.state = 'making a slot'),
+					 CASE WHEN s.state = 'paused' THEN 'the source keeps ' || pg_size_pretty(s.retained_wal_bytes) || ' of WAL for it'
+							|| coalesce(', growing by ' || pg_size_pretty(s.pause_bytes_per_second) || ' per second', '')
+							|| coalesce('; the slot is lost in ' || s.pause_time_left, '') END),
 		   CASE WHEN s.state = 'paused' THEN format('SELECT elt.resume_source(%L)', s.source)
-				WHEN s.state = 'lost' THEN format('The WAL after %s was removed before it was staged (max_slot_wal_keep_size): '
-					'drop the source, with keep_raw if you like, and create it anew.', s.confirmed_lsn)
+				WHEN s.state = 'lost' THEN format('SELECT elt.resync_source(%L) makes a new slot and copies all tables again; '
+					'elt.gaps says what was lost.', s.source)
 				WHEN s.state IN ('starting', 'error') THEN 'It is tried again by itself, at most a minute apart, once the cause is mended.' END
 	FROM elt.stat_sources s
 	UNION ALL

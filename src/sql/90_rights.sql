@@ -15,7 +15,7 @@ GRANT EXECUTE ON FUNCTION elt.health(), elt.is_preloaded(), elt.pool_status() TO
 -- the view calls them as the role that reads it
 GRANT SELECT ON elt.raw_staging TO pg_monitor;
 GRANT EXECUTE ON FUNCTION elt.raw_staging_status() TO pg_monitor;
-GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
+GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.gaps, elt.stat_pipelines, elt.backlog, elt.blocked_keys,
 	elt.quarantine_groups, elt.progress_replay, elt.progress_snapshot TO PUBLIC;
 
 /* The views call these as the role that reads them. */
@@ -77,6 +77,8 @@ SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_gaps', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.source_gaps_gap_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.sources_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.source_tables_table_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.pipelines_pipeline_id_seq', '');
