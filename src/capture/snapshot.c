@@ -33,8 +33,6 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
-#define MAX_TYPE_DEPTH	32
-
 static List *pending_relations(const EltSource *source);
 static int64 copy_table(EltStream *stream, EltStage *stage, const EltSource *source,
 						const char *relation, XLogRecPtr lsn);
@@ -324,7 +322,7 @@ append_type_code(EltStream *stream, StringInfo code, Oid type, int depth)
 		appendStringInfoChar(code, builtin);
 		return;
 	}
-	if (depth > MAX_TYPE_DEPTH)
+	if (elt_type_detail_ends(code->len, depth))
 	{
 		appendStringInfoChar(code, 's');
 		return;
