@@ -14,12 +14,11 @@
 
 #include "capture/copied.h"
 #include "capture/snapshot.h"
+#include "capture/value.h"
 #include "control/registry.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-
-#define MAX_TYPE_DEPTH	32
 
 static void append_type_code(EltStream *stream, StringInfo code, Oid type, int depth);
 static PGresult *query(EltStream *stream, const char *format,...) pg_attribute_printf(2, 3);
@@ -159,7 +158,7 @@ append_type_code(EltStream *stream, StringInfo code, Oid type, int depth)
 		appendStringInfoChar(code, builtin);
 		return;
 	}
-	if (depth > MAX_TYPE_DEPTH)
+	if (elt_type_detail_ends(code->len, depth))
 	{
 		appendStringInfoChar(code, 's');
 		return;

@@ -16,9 +16,6 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
-#define ELT_TYPE_DEPTH		32
-#define ELT_TYPE_CODE_MAX	(64 * 1024) /* a code stops to go into detail here */
-
 static void append_code(StringInfo out, Oid type, int start, int depth);
 static EltType *parse_code(const char **cursor, int depth);
 static char *parse_field_name(const char **cursor);
@@ -101,7 +98,7 @@ append_code(StringInfo out, Oid type, int start, int depth)
 		return;
 	}
 
-	if (depth >= ELT_TYPE_DEPTH - 1 || out->len - start > ELT_TYPE_CODE_MAX)
+	if (elt_type_detail_ends(out->len - start, depth))
 	{
 		appendStringInfoChar(out, 's');
 		return;

@@ -35,6 +35,15 @@
 /* Longer jsonb stays text too. */
 #define ELT_JSONB_MAX	(32 * 1024 * 1024)
 
+/*
+ * How far a code goes into detail: levels, and bytes.  What would be deeper, or
+ * comes after so many bytes, is told as a string.
+ */
+#define ELT_TYPE_DEPTH		32
+#define ELT_TYPE_CODE_MAX	(64 * 1024)
+#define elt_type_detail_ends(length, depth) \
+	((depth) >= ELT_TYPE_DEPTH - 1 || (length) > ELT_TYPE_CODE_MAX)
+
 typedef struct EltType
 {
 	char		code;			/* as above */

@@ -63,9 +63,9 @@ PG_FUNCTION_INFO_V1(fuzz_guided);
 #define BYTES_ALWAYS	(4 * 1024 * 1024)
 
 static void
-parse_line(char *line, int length, EltRow *row);
+split_line(char *line, int length, EltRow *row);
 static void
-#include "parse_line.inc"
+#include "split_line.inc"
 
 /* ---- memory ---- */
 
@@ -304,7 +304,7 @@ read_line(char *data, int length)
 	row.lengths = fuzz_alloc(Max(1, row.ncolumns) * sizeof(int), false);
 	if (length == 0)
 		return;
-	parse_line(data + 1, length - 1, &row);
+	split_line(data + 1, length - 1, &row);
 	for (int i = 0; i < row.ncolumns; i++)
 	{
 		if (row.fields[i] == ELT_FIELD_TEXT &&

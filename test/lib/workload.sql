@@ -260,7 +260,7 @@ BEGIN
 			EXECUTE format('ALTER TABLE %s RENAME COLUMN %s TO %s', tab, chosen.col, fresh);
 			EXECUTE format('UPDATE %s SET %s = %s', tab, fresh, chosen.expr);
 		WHEN 'retype' THEN
-			EXECUTE format('ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s', tab, chosen.col, fresh_type, w.expression(fresh_type));
+			EXECUTE format('ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT, ALTER COLUMN %2$s TYPE %3$s USING %4$s', tab, chosen.col, fresh_type, w.expression(fresh_type));
 			EXECUTE format('UPDATE %s SET %s = %s', tab, chosen.col, w.expression(fresh_type));
 		WHEN 'identity' THEN
 			EXECUTE format('ALTER TABLE %s REPLICA IDENTITY %s', tab, CASE WHEN random() < 0.5 THEN 'FULL' ELSE 'DEFAULT' END);
