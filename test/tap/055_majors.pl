@@ -53,6 +53,7 @@ sub capture_between
 	my %version = map { ($_ => $_->safe_psql('postgres', "SELECT split_part(current_setting('server_version'), '.', 1)")) } $origin, $sink;
 	my $what = "from $version{$origin} to $version{$sink}";
 
+	create_tables($_) foreach $origin, $sink;
 	isnt($version{$origin}, $version{$sink}, "$what: the majors differ");
 	$origin->safe_psql('postgres', <<"EOS");
 INSERT INTO every_type VALUES (1, $row, repeat('x', 3));
@@ -90,6 +91,8 @@ EOS
 	$sink->safe_psql('postgres', "SELECT elt.drop_source('$name')");
 	poll_ok($origin, "SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name LIKE 'elt\\_%'", "$what: the slot goes with the source");
 	$origin->safe_psql('postgres', "SELECT pg_drop_replication_slot('oracle'); DROP PUBLICATION elt_$name");
+	$_->safe_psql('postgres', 'DROP EXTENSION elt; DROP TABLE ' . join(', ', @tables) . '; DROP TYPE mood, pair; DROP DOMAIN positive')
+	  foreach $origin, $sink;
 }
 
 SKIP:
@@ -99,10 +102,8 @@ SKIP:
 
 	$node->append_conf('postgresql.conf', "unix_socket_directories = '" . $node->host . ", $other_socket'");
 	$node->restart;
-	create_tables($_) foreach $node, $other;
 	capture_between($other, $node, 'there');
 	capture_between($node, $other, 'back');
-	$_->safe_psql('postgres', 'DROP EXTENSION elt; DROP TABLE every_type, ' . join(', ', grep { /pgbench/ } @tables)) foreach $node, $other;
 }
 
 # a reader that speaks another version of the change stream is refused at once
