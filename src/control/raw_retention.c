@@ -318,5 +318,7 @@ elt_retention_before_drop(const Expired *leaf)
 				"upto_commit_ts = excluded.upto_commit_ts, leaves = raw_dropped.leaves + 1, dropped_at = now()",
 				5, types, values, NULL);
 	elt_spi_run("SELECT elt.keep_large_values($6)", 6, types, values, NULL);
+	elt_spi_run("DELETE FROM elt.oversize_values WHERE source_id = $1 AND relation = $2 AND change_id <= $3",
+				6, types, values, NULL);
 	elt_spi_end(&spi);
 }

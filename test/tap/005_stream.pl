@@ -213,7 +213,7 @@ $node->safe_psql('postgres', "SELECT pg_logical_emit_message(false, 'x', repeat(
 $node->safe_psql('postgres', 'CHECKPOINT');
 poll_ok($node, "SELECT state = 'lost' FROM elt.stat_sources WHERE source = 'st'", 'a slot whose WAL is removed is shown as lost');
 like($node->safe_psql('postgres', q{SELECT severity || ' ' || hint FROM elt.health() WHERE "check" = 'source st' AND NOT ok}),
-	qr/^critical .*create it anew/, 'and by health()');
+	qr/^critical .*elt\.resync_source/, 'and by health()');
 $node->safe_psql('postgres', "SELECT elt.resume_source('st')");
 poll_ok($node, "SELECT state = 'lost' AND last_error IS NOT NULL FROM elt.stat_sources WHERE source = 'st'", 'resuming it fails');
 is($node->safe_psql('postgres', "SELECT string_agg(slot_name || wal_status, '') FROM pg_replication_slots WHERE slot_name LIKE 'elt_st_%'"),

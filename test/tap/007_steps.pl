@@ -74,7 +74,7 @@ all_is_right('before the slot is recorded');
 # the copy is written and not committed
 $node->safe_psql('postgres', "SELECT elt.drop_source('s')");
 nothing_left($node);
-kill_at('in the copy', 'capture', 'LOCK TABLE elt.schema_versions IN SHARE MODE',
+kill_at('in the copy', 'snapshot', 'LOCK TABLE elt.schema_versions IN SHARE MODE',
 	"SELECT elt.create_source('s', ARRAY['t'])");
 all_is_right('in the copy');
 
@@ -101,9 +101,10 @@ all_is_right('before the flush');
 for my $round (1 .. 2)
 {
 	my $id = 8000 + $round;
-	$node->safe_psql('postgres', "INSERT INTO t VALUES ($id, 'confirmed'); SELECT pg_switch_wal()");
+	$node->safe_psql('postgres', "INSERT INTO t VALUES ($id, 'confirmed')");
+	my $lsn = $node->safe_psql('postgres', 'SELECT pg_switch_wal()');
 	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s')");
-	poll_ok($node, "SELECT confirmed_lsn >= staged_lsn FROM elt.stat_sources", 'confirmed') if $round == 2;
+	poll_ok($node, "SELECT confirmed_lsn >= '$lsn' FROM elt.stat_sources", 'confirmed') if $round == 2;
 	$kills += kill('KILL', (workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
 	ok(poll_perl(60, sub { accepts($node) }), 'the server is back');
 	all_is_right("around the confirmation, $round");
