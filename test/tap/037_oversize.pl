@@ -55,7 +55,7 @@ is(raw("SELECT string_agg(format('%s %s %s', coalesce(key->>'id', relation), op,
 12 u n=1 t={"$oversize": 900000000}
 13 c t="xxxxxxxxxxxxxxxxxxxxxxxx total={"$oversize": 70000000}
 13 u n=1 t="xxxxxxxxxxxxxxxxxxxxxxxx total={"$oversize": 70000000}
-14 c j={"$oversize": 40000012}
+14 c j={"$oversize": 40000008}
 15 c to%s'tal="{xxxxxxxxxxxxxxxxxxxxxxx
 elt m {"$oversize": 100000000}
 99 c t="next"
@@ -72,7 +72,7 @@ public.big 10 t 314572800
 public.big 11 b 100000000
 public.big 12 t 900000000
 public.big 13 total 70000000
-public.big 14 j 40000012
+public.big 14 j 40000008
 elt - payload 100000000
 EOS
 is(raw("SELECT count(*) FROM elt.oversize_values o JOIN elt_raw.shop r USING (change_id, lsn, commit_lsn) WHERE r.key IS NOT DISTINCT FROM o.key"),
