@@ -61,7 +61,8 @@ INSERT INTO every_type (id) VALUES (2);
 CREATE PUBLICATION elt_$name FOR TABLE @{[ join(', ', @tables) ]};
 EOS
 	oracle_create($origin);
-	$sink->safe_psql('postgres', "SELECT elt.create_source('$name', conninfo => 'host=" . $origin->host . ' port=' . $origin->port
+	# a directory that both see: the node's own may be in a root of its own
+	$sink->safe_psql('postgres', "SELECT elt.create_source('$name', conninfo => 'host=$other_socket port=" . $origin->port
 		  . " dbname=postgres')");
 	my $load = pgbench_start($origin, '-T', '60');
 	poll_ok($sink, "SELECT count(*) > 100 FROM elt_raw.$name WHERE op = 'u'", "$what: copies and stream");
