@@ -15,7 +15,7 @@ $node->safe_psql('postgres', <<'EOS');
 CREATE EXTENSION elt;
 CREATE TABLE t (id int PRIMARY KEY);
 CREATE TABLE target (id int PRIMARY KEY);
-SELECT elt.create_source('s', ARRAY['t']);
+SELECT elt.create_source('s', ARRAY['t'], snapshot => 'none');
 SELECT elt.create_pipeline('p', 's', 't', 'target');
 SELECT elt.wait_for('p');
 INSERT INTO t SELECT g FROM generate_series(1, 100) g;
