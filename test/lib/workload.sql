@@ -114,8 +114,9 @@ BEGIN
 			ALTER TABLE fold.heap REPLICA IDENTITY FULL;
 		WHEN 'Odd "name"' THEN
 			CREATE TABLE fold."Odd ""name""" (n int, big text, id int NOT NULL, "select" text, "a.b" int[]);
-			CREATE UNIQUE INDEX odd_identity ON fold."Odd ""name""" (id);
-			ALTER TABLE fold."Odd ""name""" REPLICA IDENTITY USING INDEX odd_identity;
+			CREATE UNIQUE INDEX ON fold."Odd ""name""" (id);
+			EXECUTE (SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', indrelid::regclass, (SELECT relname FROM pg_class WHERE oid = indexrelid))
+				FROM pg_index WHERE indrelid = 'fold."Odd ""name"""'::regclass);
 		WHEN 'parts' THEN
 			CREATE TABLE fold.parts (id int PRIMARY KEY, n int, big text, r int4range) PARTITION BY RANGE (id);
 			CREATE TABLE fold.parts_low PARTITION OF fold.parts FOR VALUES FROM (MINVALUE) TO (60);
@@ -197,6 +198,14 @@ BEGIN
 	END IF;
 END $$;
 
+-- a change of the table as it is now
+CREATE FUNCTION w.tell(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE (SELECT format('INSERT INTO fold.%I (%s) SELECT %s', name, string_agg(col, ', '),
+			string_agg(CASE col WHEN 'id' THEN (1000 + nextval('w.names'))::text ELSE expr END, ', '))
+		FROM w.columns(name));
+END $$;
+
 -- subtransactions, of which some fail
 CREATE FUNCTION w.subtransactions() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -222,23 +231,28 @@ DECLARE
 	tab		text := format('fold.%I', name);
 	keyed	boolean := name <> 'heap';
 	kind	text := (ARRAY['add', 'add', 'add default', 'add default', 'add volatile', 'drop', 'drop', 'rename', 'retype',
-		'identity', 'recreate'])[1 + floor(random() * 11)];
+		'identity', 'recreate', 'swap'])[1 + floor(random() * 12)];
 	fresh_type	text := w.random_type();
 	fresh	text := format('%I', (ARRAY['c', 'C "', 'ü.'])[1 + floor(random() * 3)] || nextval('w.names'));
 	chosen	record;
 	s		w.settings;
+	spare	text := name || '_2';
 BEGIN
 	SELECT * INTO s FROM w.settings;
+	-- a partitioned table has no value for rows that were there, its partitions do
+	s.missing_known := s.missing_known AND name <> 'parts';
 	SELECT * INTO chosen FROM w.columns(name) WHERE NOT fixed ORDER BY random() LIMIT 1;
 	IF kind = 'identity' AND name NOT IN ('wide', 'pair') THEN
 		kind := 'recreate';
+	ELSIF kind = 'swap' AND name = 'parts' THEN
+		kind := 'partition';
 	ELSIF kind IN ('drop', 'rename', 'retype') AND chosen IS NULL THEN
 		kind := 'add';
 	END IF;
 	EXECUTE format('LOCK %s IN ACCESS EXCLUSIVE MODE', tab);
-	IF NOT keyed AND (kind IN ('rename', 'retype', 'add volatile') OR kind = 'add default' AND NOT s.missing_known) THEN
+	IF NOT keyed AND (kind IN ('retype', 'add volatile') OR kind = 'add default' AND NOT s.missing_known) THEN
 		EXECUTE format('TRUNCATE %s', tab);
-	ELSIF name IN ('wide', 'pair') AND (kind IN ('rename', 'retype', 'add volatile') OR kind = 'add default' AND NOT s.missing_known) THEN
+	ELSIF name IN ('wide', 'pair') AND (kind IN ('retype', 'add volatile') OR kind = 'add default' AND NOT s.missing_known) THEN
 		-- an old image would be of the row as it is changed here
 		EXECUTE format('ALTER TABLE %s REPLICA IDENTITY DEFAULT', tab);
 	END IF;
@@ -248,7 +262,10 @@ BEGIN
 		WHEN 'add default' THEN
 			EXECUTE format('ALTER TABLE %s ADD COLUMN %s %s DEFAULT %L', tab, fresh, fresh_type,
 				(SELECT literals[1] FROM w.pool WHERE type = fresh_type));
-			IF NOT s.missing_known THEN
+			IF s.missing_known THEN
+				-- a row of the new shape tells of it, before VACUUM FULL makes a rewrite of it
+				PERFORM w.tell(name);
+			ELSE
 				EXECUTE format('UPDATE %s SET %s = %s', tab, fresh, w.expression(fresh_type));
 			END IF;
 		WHEN 'add volatile' THEN
@@ -258,7 +275,9 @@ BEGIN
 			EXECUTE format('ALTER TABLE %s DROP COLUMN %s', tab, chosen.col);
 		WHEN 'rename' THEN
 			EXECUTE format('ALTER TABLE %s RENAME COLUMN %s TO %s', tab, chosen.col, fresh);
-			EXECUTE format('UPDATE %s SET %s = %s', tab, fresh, chosen.expr);
+			IF random() < 0.3 THEN
+				EXECUTE format('UPDATE %s SET %s = %s', tab, fresh, chosen.expr);
+			END IF;
 		WHEN 'retype' THEN
 			EXECUTE format('ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT, ALTER COLUMN %2$s TYPE %3$s USING %4$s', tab, chosen.col, fresh_type, w.expression(fresh_type));
 			EXECUTE format('UPDATE %s SET %s = %s', tab, chosen.col, w.expression(fresh_type));
@@ -270,68 +289,103 @@ BEGIN
 			END IF;
 			EXECUTE format('DROP TABLE %s', tab);
 			PERFORM w.create_table(name);
+		WHEN 'swap' THEN
+			-- with the table that bore the name before, or is to bear it; both are written to
+			EXECUTE format('ALTER TABLE %s RENAME TO %I', tab, name || '_3');
+			IF to_regclass(format('fold.%I', spare)) IS NULL THEN
+				PERFORM w.create_table(name);
+			ELSE
+				EXECUTE format('ALTER TABLE fold.%I RENAME TO %I', spare, name);
+			END IF;
+			EXECUTE format('UPDATE fold.%I SET n = 3 WHERE id < 30', name || '_3');
+			EXECUTE format('ALTER TABLE fold.%I RENAME TO %I', name || '_3', spare);
+			EXECUTE format('UPDATE fold.%I SET n = 2 WHERE id BETWEEN 20 AND 50', spare);
+			EXECUTE format('DELETE FROM fold.%I WHERE id BETWEEN 50 AND 60', spare);
+		WHEN 'partition' THEN
+			-- its rows leave by deletes, since those of a partition that is detached do without
+			DELETE FROM fold.parts WHERE id >= 60;
+			ALTER TABLE fold.parts DETACH PARTITION fold.parts_high;
+			ALTER TABLE fold.parts ATTACH PARTITION fold.parts_high FOR VALUES FROM (60) TO (MAXVALUE);
 	END CASE;
 END $$;
 
 -- ---- raw staging folded back ----
 
-CREATE TABLE w.folded (relation text, n bigserial, key jsonb, image jsonb);
+CREATE TABLE w.folded (relation oid, n bigserial, key jsonb, image jsonb);
 CREATE INDEX ON w.folded USING hash (key);
 CREATE TABLE w.wrong (relation text, change_id bigint, what text);
 
-CREATE FUNCTION w.project(image jsonb, names text[], missing jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-	SELECT COALESCE(missing - ARRAY(SELECT jsonb_object_keys(image)), '{}') || COALESCE(jsonb_object_agg(key, value), '{}')
-	FROM jsonb_each(image) WHERE key = ANY (names) AND value <> 'null'
+CREATE FUNCTION w.project(image jsonb, names text[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+	SELECT COALESCE(jsonb_object_agg(key, value), '{}') FROM jsonb_each(image) WHERE key = ANY (names) AND value <> 'null'
+$$;
+
+-- images of one shape in another: columns are told by their numbers, and rows
+-- that were there have in those that are new what the shape says
+CREATE FUNCTION w.reshape(image jsonb, names jsonb, lost jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+	SELECT COALESCE(lost, '{}') || COALESCE(jsonb_object_agg(names->>key, value), '{}') FROM jsonb_each(image) WHERE names ? key
+$$;
+
+-- the columns of a version
+CREATE FUNCTION w.shape(source text, rel text, version int) RETURNS jsonb LANGUAGE sql STABLE AS $$
+	SELECT columns FROM elt.schema_versions AS v JOIN elt.sources AS s USING (source_id)
+	WHERE s.name = source AND v.relation = rel AND v.version = $3
 $$;
 
 /*
- * Reads the log of a table in its order, into w.folded.  What cannot be (a row
- * inserted that is there, one updated or deleted that is not, an old image that
- * is not what the row was) goes into w.wrong.
+ * Reads the log of a table in its order, by whatever names it has had, into
+ * w.folded.  What cannot be (a row inserted that is there, one updated or
+ * deleted that is not, an old image that is not what the row was) goes into
+ * w.wrong.
  */
-CREATE FUNCTION w.fold(source text, rel text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION w.fold(source text, rel oid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	r			record;
-	version		int;
+	version		text;
+	shape		jsonb := '[]';
+	fresh		jsonb;
 	names		text[];
+	renamed		jsonb;
 	have		jsonb;
 	moved		jsonb;				-- what a row was whose key is updated
 	moved_lsn	pg_lsn;
 	hits		int;
-	lost		jsonb := '{}';		-- of a shape: values that existing rows have of added columns
 BEGIN
 	DELETE FROM w.folded WHERE relation = rel;
-	FOR r IN EXECUTE format('SELECT * FROM elt_raw.%I WHERE relation = $1 ORDER BY change_id', source) USING rel LOOP
+	FOR r IN EXECUTE format('SELECT l.* FROM elt_raw.%I AS l WHERE (relation, schema_version) IN (SELECT v.relation, v.version '
+		'FROM elt.schema_versions AS v JOIN elt.sources AS s USING (source_id) WHERE s.name = $1 AND v.relid = $2) ORDER BY change_id', source) USING source, rel
+	LOOP
+		IF format('%s %s', r.schema_version, r.relation) IS DISTINCT FROM version THEN
+			version := format('%s %s', r.schema_version, r.relation);
+			fresh := w.shape(source, r.relation, r.schema_version);
+			names := ARRAY(SELECT c->>'name' FROM jsonb_array_elements(fresh) AS c);
+			SELECT jsonb_object_agg(o->>'name', n->>'name') INTO renamed
+			FROM jsonb_array_elements(shape) AS o JOIN jsonb_array_elements(fresh) AS n ON o->'number' = n->'number';
+			UPDATE w.folded SET image = w.reshape(image, COALESCE(renamed, '{}'), w.missing(shape, fresh)) WHERE relation = rel;
+			shape := fresh;
+		END IF;
 		IF r.op = 't' THEN
 			DELETE FROM w.folded WHERE relation = rel;
 			CONTINUE;
-		END IF;
-		IF r.schema_version IS DISTINCT FROM version THEN
-			version := r.schema_version;
-			names := ARRAY(SELECT c->>'name' FROM elt.schema_versions AS v JOIN elt.sources AS s USING (source_id), jsonb_array_elements(columns) AS c
-				WHERE s.name = source AND v.relation = rel AND v.version = r.schema_version);
-			lost := w.missing(source, rel, version);
-			UPDATE w.folded SET image = w.project(image, names, lost) WHERE relation = rel;
 		END IF;
 
 		IF r.op IN ('u', 'd') THEN
 			IF r.key IS NOT NULL THEN
 				DELETE FROM w.folded WHERE relation = rel AND key = r.key RETURNING image INTO have;
 			ELSE
-				DELETE FROM w.folded WHERE n = (SELECT n FROM w.folded WHERE relation = rel AND image = w.project(r.before, names, NULL) LIMIT 1)
+				DELETE FROM w.folded WHERE n = (SELECT n FROM w.folded WHERE relation = rel AND image = w.project(r.before, names) LIMIT 1)
 				RETURNING image INTO have;
 			END IF;
 			GET DIAGNOSTICS hits = ROW_COUNT;
 			IF hits <> 1 THEN
-				INSERT INTO w.wrong VALUES (rel, r.change_id, format('%s of %s rows', r.op, hits));
+				INSERT INTO w.wrong VALUES (r.relation, r.change_id, format('%s of %s rows', r.op, hits));
 				have := '{}';
-			ELSIF r.before IS NOT NULL AND NOT have @> w.project(r.before, names, NULL) THEN
-				INSERT INTO w.wrong VALUES (rel, r.change_id, 'the old image is not what the row was: ' || (SELECT string_agg(format('%s %s, was %s', key, left(value::text, 100), left((have->key)::text, 100)), '; ')
-					FROM jsonb_each(w.project(r.before, names, NULL)) WHERE (have->key) IS DISTINCT FROM value));
+			ELSIF r.before IS NOT NULL AND NOT have @> w.project(r.before, names) THEN
+				INSERT INTO w.wrong VALUES (r.relation, r.change_id, 'the old image is not what the row was: ' || (SELECT string_agg(format('%s %s, was %s', key, left(value::text, 100), left((have->key)::text, 100)), '; ')
+					FROM jsonb_each(w.project(r.before, names)) WHERE (have->key) IS DISTINCT FROM value));
 			END IF;
 		END IF;
 		IF r.op IN ('c', 'r') AND r.key IS NOT NULL AND EXISTS (SELECT FROM w.folded WHERE relation = rel AND key = r.key) THEN
-			INSERT INTO w.wrong VALUES (rel, r.change_id, r.op || ' of a row that is there');
+			INSERT INTO w.wrong VALUES (r.relation, r.change_id, r.op || ' of a row that is there');
 		END IF;
 		IF r.op IN ('u', 'c', 'r') THEN
 			IF r.unchanged IS NOT NULL THEN
@@ -340,7 +394,7 @@ BEGIN
 				END IF;
 				r.after := r.after || (SELECT COALESCE(jsonb_object_agg(u, have->u), '{}') FROM unnest(r.unchanged) AS u WHERE have ? u);
 			END IF;
-			INSERT INTO w.folded (relation, key, image) VALUES (rel, r.key, w.project(r.after, names, NULL));
+			INSERT INTO w.folded (relation, key, image) VALUES (rel, r.key, w.project(r.after, names));
 		END IF;
 		moved := have;
 		moved_lsn := CASE WHEN r.op = 'd' THEN r.lsn END;
@@ -348,9 +402,34 @@ BEGIN
 	-- the shape may have changed since the last row: what compares takes the columns of the table
 END $$;
 
+/*
+ * The constants that columns are added with, as raw staging has them: by the
+ * type, from a table with a column of each that is copied and never written
+ * to.  (That its form is right the other tables prove.)
+ */
+CREATE TABLE w.forms (type text PRIMARY KEY, word text, value jsonb);
+
+CREATE FUNCTION w.create_forms() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE (SELECT 'CREATE TABLE w.words AS SELECT ' || string_agg(format('format(''%%s'', %L::%s) AS "c%s"', literals[1], type, row_number), ', ')
+		FROM (SELECT *, row_number() OVER (ORDER BY type COLLATE "C") FROM w.pool) AS p);
+	EXECUTE (SELECT 'CREATE TABLE fold.forms AS SELECT ' || string_agg(format('%L::%s AS "c%s"', literals[1], type, row_number), ', ')
+		FROM (SELECT *, row_number() OVER (ORDER BY type COLLATE "C") FROM w.pool) AS p);
+END $$;
+
+CREATE FUNCTION w.read_forms(source text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('INSERT INTO w.forms SELECT c->>''type'', (SELECT to_jsonb(f)->>(c->>''name'') FROM w.words AS f), '
+		'r.after->(c->>''name'') FROM elt_raw.%I AS r, jsonb_array_elements(w.shape($1, relation, schema_version)) AS c '
+		'WHERE relation = ''fold.forms''', source) USING source;
+END $$;
+
 -- what rows that were there before have of the columns that a shape added
-CREATE FUNCTION w.missing(source text, rel text, version int) RETURNS jsonb LANGUAGE sql AS $$
-	SELECT NULL::jsonb
+CREATE FUNCTION w.missing(old_shape jsonb, new_shape jsonb) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_object_agg(n->>'name', f.value)
+	FROM jsonb_array_elements(new_shape) AS n JOIN w.forms AS f ON f.type = n->>'type' AND f.word = n->>'missing'
+	WHERE n ? 'missing' AND f.value <> 'null'
+		AND NOT EXISTS (SELECT FROM jsonb_array_elements(old_shape) AS o WHERE o->'number' = n->'number')
 $$;
 
 /*
@@ -371,7 +450,7 @@ BEGIN
 	INTO folded, own
 	FROM pg_attribute WHERE attrelid = tab::regclass AND attnum > 0 AND NOT attisdropped;
 	RETURN QUERY EXECUTE format(
-		'WITH f AS (SELECT ARRAY[%1$s]::text AS line FROM w.folded AS f, LATERAL (SELECT jsonb_populate_record(NULL::%3$s, f.image - w.json_columns(%4$L)) AS r OFFSET 0) AS p WHERE f.relation = %4$L), '
+		'WITH f AS (SELECT ARRAY[%1$s]::text AS line FROM w.folded AS f, LATERAL (SELECT jsonb_populate_record(NULL::%3$s, f.image - w.json_columns(%4$L)) AS r OFFSET 0) AS p WHERE f.relation = %4$L::regclass), '
 		't AS (SELECT ARRAY[%2$s]::text AS line FROM %3$s AS t) '
 		'(SELECT ''raw'', count(*), d.line FROM (TABLE f EXCEPT ALL TABLE t) AS d GROUP BY 3) UNION ALL '
 		'(SELECT ''table'', count(*), d.line FROM (TABLE t EXCEPT ALL TABLE f) AS d GROUP BY 3)', folded, own, tab, tab);
@@ -387,3 +466,4 @@ CREATE FUNCTION w.json_text(j json) RETURNS text LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 SELECT w.create_table(name) FROM unnest(ARRAY['wide', 'pair', 'heap', 'Odd "name"', 'parts']) AS name;
+SELECT w.create_forms();

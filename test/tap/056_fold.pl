@@ -24,6 +24,9 @@ my $load = Workload->new($node, $seed);
 $load->run($seconds);
 $load->check('in peace');
 
+$load->run($seconds / 2, sub { $load->resync });
+$load->check('beside copies');
+
 srand($seed);
 $load->run($seconds, sub {
 	if ($crashes % 3 == 2)
