@@ -561,10 +561,12 @@ int64
 elt_stage_reserve_leaves(EltStage *stage, int64 nleaves)
 {
 	int64		width = stage->source.partition_changes;
-	int64		first = elt_stage_next_id(stage) / width + 1;
+	int64		first;
 
-	DirectFunctionCall3(setval3_oid, ObjectIdGetDatum(stage->sequence),
-						Int64GetDatum((first + nleaves) * width), BoolGetDatum(false));
+	/* of the sequence, which may have been moved on since the block at hand */
+	stage->next_id = stage->last_id = 0;
+	first = elt_stage_next_id(stage) / width + 1;
+	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(stage->sequence), Int64GetDatum((first + nleaves) * width));
 	stage->next_id = stage->last_id = 0;
 	return first;
 }
