@@ -199,7 +199,9 @@ unpack(JsonbValue *value)
 }
 
 /*
- * The columns that had the same type in an earlier version, as a text[].
+ * The columns that had the same type in an earlier version, as a text[].  None
+ * where the name was another table's in between, or the table had another name:
+ * what was staged here is of other rows then, or not the newest of these.
  */
 static Datum
 same_columns(const EltSource *source, const EltRelation *relation, int version, int now)
@@ -216,7 +218,10 @@ same_columns(const EltSource *source, const EltRelation *relation, int version, 
 					"WHERE v.source_id = $1 AND v.relation = $2 AND v.version = $3 AND EXISTS "
 					"(SELECT FROM elt.schema_versions w, jsonb_array_elements(w.columns) d "
 					"WHERE w.source_id = $1 AND w.relation = $2 AND w.version = $4 "
-					"AND d->>'name' = c->>'name' AND d->>'type' = c->>'type')",
+					"AND d->>'name' = c->>'name' AND d->>'type' = c->>'type' AND d->'number' = c->'number') "
+					"AND NOT EXISTS (SELECT FROM elt.schema_versions b WHERE b.source_id = $1 AND b.relation = $2 "
+					"AND b.version > $3 AND b.version <= $4 "
+					"AND (b.relid <> v.relid OR b.changes @> '[{\"change\": \"renamed relation\"}]'))",
 					4, types, values, NULL) == 1)
 		names = elt_spi_datum(&spi, 0, 1, &isnull);
 	elt_spi_end(&spi);

@@ -415,11 +415,14 @@ add_stream(ArrayBuildState **inputs)
 	"{1,NULL,{2}}", "(1,\"{a,\"\"b c\"\"}\")", "{(2024-01-01 00:00:00);\"(\\\"x y\\\")\"}"};
 	StringInfoData out;
 	EltColumn	columns[lengthof(codes)];
-	EltRelation relation = {.id = 16384,.name = "public.t",.ncolumns = lengthof(codes),.columns = columns};
+	EltRelation relation = {.id = 16384,.name = "public.t",.natts = lengthof(codes),.filenode = 16385,.identity = 'd',
+	.ncolumns = lengthof(codes),.columns = columns};
 	EltField	fields[lengthof(codes)];
 	const char *values[lengthof(codes)];
 	int			lengths[lengthof(codes)];
-	EltRow		row = {lengthof(codes), fields, values, lengths};
+	int			large[] = {1, 7};
+	EltRow		row = {.ncolumns = lengthof(codes),.fields = fields,.values = values,.lengths = lengths,
+	.nlarge = lengthof(large),.large = large};
 	EltField	old_fields[lengthof(codes)];
 	EltRow		old = {lengthof(codes), old_fields, values, lengths};
 	EltChange	change = {.relation = &relation,.lsn = 0x1000028};
@@ -428,7 +431,8 @@ add_stream(ArrayBuildState **inputs)
 	{
 		columns[i] = (EltColumn)
 		{
-			.name = psprintf("c%d", i),.type_name = "text",.type_code = (char *) codes[i],.in_key = (i == 0)
+			.name = psprintf("c%d", i),.type_name = "text",.type_code = (char *) codes[i],.in_key = (i == 0),
+				.number = i + 1,.touched = 740 + i,.has_default = (i == 1),.missing = i == 2 ? "7.50" : NULL
 		};
 		fields[i] = ELT_FIELD_TEXT;
 		old_fields[i] = i == 0 ? ELT_FIELD_TEXT : ELT_FIELD_ABSENT;

@@ -39,7 +39,7 @@ use constant {
 	RELID_KNOWN => 1,
 	# columns added with a constant default: schema versions tell what rows that were there have (w.missing)
 	MISSING_KNOWN => 1,
-	# out-of-line values that an update did not touch are filled: "unchanged" is always null here
+	# out-of-line values that an update did not touch are filled (where w.fold() expects it)
 	UNCHANGED_FILLED => 1,
 };
 

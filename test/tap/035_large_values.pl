@@ -152,6 +152,46 @@ staged_all('a table that joined without a copy');
 is(raw("SELECT string_agg(coalesce(unchanged::text, '-') || (after ? 'a')::text, ' ' ORDER BY change_id) FROM elt_raw.shop WHERE relation = 'public.late'"),
 	'{a,b}false {b}true {b}true {b}true {a,b}false',
 	'what was never staged, or not since its type changed, is listed as unchanged');
+# ---- a name that two tables bear in turn, and a table that is away for a while ----
+
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE swap_a (id int PRIMARY KEY, n int, body text);
+CREATE TABLE swap_b (LIKE swap_a INCLUDING ALL);
+ALTER TABLE swap_a ALTER body SET STORAGE EXTERNAL;
+ALTER TABLE swap_b ALTER body SET STORAGE EXTERNAL;
+INSERT INTO swap_a VALUES (1, 0, big('of a', 4000));
+INSERT INTO swap_b VALUES (1, 0, big('of b', 4000));
+SELECT elt.add_table('shop', 'public.swap_a'), elt.add_table('shop', 'public.swap_b');
+EOS
+poll_ok($node, "SELECT count(*) = 2 FROM elt.source_tables WHERE relation LIKE 'public.swap%' AND state = 'ready'", 'two more tables are copied');
+$node->safe_psql('postgres', 'UPDATE swap_a SET n = 1; UPDATE swap_b SET n = 1');
+$node->safe_psql('postgres', <<'EOS');
+BEGIN;
+ALTER TABLE swap_a RENAME TO swap_c;
+ALTER TABLE swap_b RENAME TO swap_a;
+ALTER TABLE swap_c RENAME TO swap_b;
+COMMIT;
+UPDATE swap_a SET n = 2;
+UPDATE swap_b SET n = 2;
+EOS
+staged_all('two tables that change their names');
+is(raw("SELECT relation, unchanged, after FROM elt_raw.shop WHERE relation LIKE 'public.swap%' AND after->>'n' = '2' ORDER BY relation"),
+	qq(public.swap_a|{body}|{"n": 2, "id": 1}\npublic.swap_b|{body}|{"n": 2, "id": 1}), 'no row gets a value of the table that bore its name before');
+$node->safe_psql('postgres', <<'EOS');
+UPDATE swap_a SET n = 3, body = big('before', 4000);
+ALTER TABLE swap_a RENAME TO swap_c;
+UPDATE swap_c SET body = big('away', 4000);
+ALTER TABLE swap_c RENAME TO swap_a;
+UPDATE swap_a SET n = 4;
+UPDATE swap_a SET n = 5, body = big('again', 4000);
+UPDATE swap_a SET n = 6;
+EOS
+staged_all('a table that had another name for a while');
+is(raw(<<'EOS'), "3|before|\n4||{body}\n5|again|\n6|again|", 'a value is not taken from before the table was away');
+SELECT after->>'n', (SELECT seed FROM unnest('{before,away,again}'::text[]) AS seed WHERE big(seed, 4000) = after->>'body'), unchanged
+FROM elt_raw.shop WHERE relation = 'public.swap_a' AND (after->>'n')::int > 2 ORDER BY change_id
+EOS
+
 $node->safe_psql('postgres', "SELECT elt.drop_source('shop')");
 is(raw('SELECT count(*) FROM elt.large_values'), '0', 'a dropped source leaves nothing');
 nothing_left($node);

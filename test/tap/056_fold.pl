@@ -1,9 +1,10 @@
 # Raw staging folded back is the source: a random workload of all types, of
 # changes of shape, of savepoints, prepared transactions and several sessions,
-# first in peace, then with crashes (see test/lib/Workload.pm).
+# first in peace, then while tables are copied anew, then with crashes of both
+# (see test/lib/Workload.pm).
 #
 #	ELT_FOLD_SEED		repeats the statements
-#	ELT_FOLD_SECONDS	how long to write in peace (default 6), and then with crashes
+#	ELT_FOLD_SECONDS	how long to write in peace (default 4), half of it beside copies, and then with crashes
 use strict;
 use warnings;
 
@@ -14,7 +15,7 @@ use Test::More;
 use Workload;
 
 my $seed = $ENV{ELT_FOLD_SEED} || int(rand(1_000_000));
-my $seconds = $ENV{ELT_FOLD_SECONDS} || 6;
+my $seconds = $ENV{ELT_FOLD_SECONDS} || 4;
 my $crashes = 0;
 my $node = elt_node('fold', 'max_prepared_transactions = 10', 'elt.max_workers = 1');
 
@@ -29,6 +30,7 @@ $load->check('beside copies');
 
 srand($seed);
 $load->run($seconds, sub {
+	$load->resync if $crashes % 2;
 	if ($crashes % 3 == 2)
 	{
 		$node->stop('immediate');
