@@ -41,6 +41,11 @@
  * since the order of a key must stay, and they may lack the same value.  It is
  * the only one that stages live rows, so nothing comes in between.
  *
+ * In a table that has history such a row is not filled from before the horizon
+ * either: why the copy was asked for may be that the history is wrong.  Of
+ * these rows, those that G sees are filled from it when the copy is aligned,
+ * before the truncate that ends it, the others as above.
+ *
  * The same when a copy that was aligned is given up and begun anew: its rows
  * carry xid 0, and the next alignment deletes them.
  *
@@ -100,7 +105,8 @@ static void give_up(const char *raw, int64 horizon, bool resync);
 static List *read_pass(const EltSource *source, Pass *pass);
 static void stage_truncate(EltStage *stage, const EltSource *source, const CopiedTable *table, const Pass *pass);
 static void move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end);
-static void complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from);
+static void complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
+						  const char *condition, bool history);
 static void read_row(HeapTuple tuple, TupleDesc desc, EltStagedRow *row);
 static const char *rows_to_move(const CopiedTable *table, int64 end);
 static void restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc);
@@ -235,6 +241,7 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 	tables = read_pass(source, &pass);
 	if (pass.snapshot != NULL)
 	{
+		elt_stage_refresh(stage);	/* a truncate that it knows may go */
 		foreach(cell, tables)
 		{
 			CopiedTable *table = lfirst(cell);
@@ -252,13 +259,18 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 			else
 				table->raw = elt_partition_of_relation(source, table->relation);
 			if (table->resync)
+			{
+				complete_rows(stage, table->relation, raw_name(table->raw), table->horizon,
+							  psprintf(" AND xid <> 0 AND elt.xid_is_visible(xid, %s)", quote_literal_cstr(pass.snapshot)), true);
 				stage_truncate(stage, source, table, &pass);
+			}
 		}
 
 		first = elt_stage_reserve_leaves(stage, pass.leaves);
 		if (tables != NIL)
 			move_rows(stage, tables, &pass, first * source->partition_changes);
 		elt_stage_finish(stage);
+		elt_stage_refresh(stage);
 
 		values[0] = Int64GetDatum(source->source_id);
 		values[1] = Int64GetDatum(first);
@@ -467,7 +479,7 @@ elt_copy_complete(EltStage *stage, const EltSource *source)
 			Oid			raw = DatumGetObjectId(SPI_getbinval(tables->vals[i], tables->tupdesc, 2, &isnull));
 			int64		end_leaf = DatumGetInt64(SPI_getbinval(tables->vals[i], tables->tupdesc, 3, &isnull));
 
-			complete_rows(stage, relation, raw_name(raw), end_leaf * source->partition_changes);
+			complete_rows(stage, relation, raw_name(raw), end_leaf * source->partition_changes, "", false);
 		}
 		elt_stage_finish(stage);
 
@@ -494,11 +506,12 @@ elt_copy_complete(EltStage *stage, const EltSource *source)
 }
 
 /*
- * Stages the rows behind a copy once more, from the first on that lacks a
- * value.
+ * Stages rows from a change_id on once more, those that meet a condition, from
+ * the first on that lacks a value.
  */
 static void
-complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from)
+complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
+			  const char *condition, bool history)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "elt completed rows", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext moved_context = AllocSetContextCreate(CurrentMemoryContext, "elt completed row", ALLOCSET_DEFAULT_SIZES);
@@ -513,13 +526,13 @@ complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from
 	elt_spi_begin(&spi);
 	/* and the row before it: a delete may be the other half of its change */
 	elt_spi_execute(psprintf("WITH f AS (SELECT min(change_id) AS id FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT
-							 " AND unchanged IS NOT NULL) SELECT coalesce((SELECT max(r.change_id) FROM elt_raw.%s r, f "
-							 "WHERE r.change_id >= " INT64_FORMAT " AND r.change_id < f.id), f.id) FROM f",
-							 raw, from, raw, from));
+							 " AND unchanged IS NOT NULL%s) SELECT coalesce((SELECT max(r.change_id) FROM elt_raw.%s r, f "
+							 "WHERE r.change_id >= " INT64_FORMAT " AND r.change_id < f.id%s), f.id) FROM f",
+							 raw, from, condition, raw, from, condition));
 	first = elt_spi_datum(&spi, 0, 1, &isnull);
 	if (!isnull)
 	{
-		rows = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT, raw, DatumGetInt64(first));
+		rows = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT "%s", raw, DatumGetInt64(first), condition);
 		portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT " MOVED_COLUMNS " %s ORDER BY change_id", rows),
 										   0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
 		elt_spi_execute(psprintf("DELETE %s", rows));
@@ -543,7 +556,7 @@ complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from
 				if (row.unchanged != NULL)
 					elt_stage_complete(stage, relation, &row,
 									   same_change ? moved.key_hash : row.key_hash,
-									   same_change ? moved.key : row.key);
+									   same_change ? moved.key : row.key, history);
 				if (same_change)
 					elt_stage_restage(stage, relation, &moved);
 

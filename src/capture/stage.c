@@ -285,11 +285,14 @@ elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row
 }
 
 void
-elt_stage_complete(EltStage *stage, const char *relation, EltStagedRow *row, int32 key_hash, Jsonb *key)
+elt_stage_complete(EltStage *stage, const char *relation, EltStagedRow *row,
+				   int32 key_hash, Jsonb *key, bool history)
 {
 	StageLog   *log = find_log(stage, relation);
 
-	log->large.held = false;	/* its copy has come to its end */
+	log->large.held = false;	/* nobody writes its leaves now */
+	if (history)
+		log->large.usable_from = 0;
 	while (!elt_large_fill_staged(&log->large, &stage->source, relation, row->schema_version, key_hash, key,
 								  &row->after, &row->unchanged, &row->large))
 		make_searchable(stage, log);

@@ -54,11 +54,12 @@ extern void elt_stage_restage(EltStage *stage, const char *relation, const EltSt
 
 /*
  * Looks for the values that a staged row lacks, under the key given: that of
- * the row, or the one that it had before it moved.  In the current memory
- * context.
+ * the row, or the one that it had before it moved; with history also before
+ * the copy that is being made.  In the current memory context.  The stage is
+ * to be refreshed afterwards.
  */
 extern void elt_stage_complete(EltStage *stage, const char *relation, EltStagedRow *row,
-							   int32 key_hash, Jsonb *key);
+							   int32 key_hash, Jsonb *key, bool history);
 
 /*
  * The change_id of the next row.  All ids given out so far, in this source,
