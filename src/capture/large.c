@@ -42,7 +42,7 @@
  *
  * A rewrite may also change values.  elt.same_columns tells which columns
  * still are what they were: none of a table that took the place of another
- * one, and of those that a rewrite was about none either.
+ * one, and after a rewrite those only whose definition it did not touch.
  *
  * While a table is copied, the row with the value may not be there yet.  What
  * is not found then is noted, and looked for once more at the end of the copy
@@ -476,8 +476,8 @@ walk_leaf(Relation leaf, Oid index_oid, int32 key_hash, Visit visit, void *arg)
 {
 	Relation	index = index_open(index_oid, AccessShareLock);
 	ScanKeyData equal;
-	bool		any = RelationGetNumberOfBlocks(index) > 1; /* the first block
-															 * is no row's */
+	bool		any = RelationGetNumberOfBlocks(index) > 1; /* the first block is no
+															 * row's */
 
 	index_close(index, AccessShareLock);
 	if (!any || visit == NULL)

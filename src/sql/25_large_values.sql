@@ -69,21 +69,21 @@ CREATE FUNCTION elt.note_relation_file(source_id bigint, relation text, filenode
 AS $$
 #variable_conflict use_column
 DECLARE
-	table_id bigint;
+	log_id bigint;
 	known elt.relation_files;
 	before bigint;
 BEGIN
-	SELECT t.table_id INTO table_id FROM elt.source_tables t WHERE t.source_id = $1 AND t.relation = $2;
-	SELECT * INTO known FROM elt.relation_files f WHERE f.table_id = table_id;
+	SELECT t.table_id INTO log_id FROM elt.source_tables t WHERE t.source_id = $1 AND t.relation = $2;
+	SELECT * INTO known FROM elt.relation_files f WHERE f.table_id = log_id;
 	IF NOT FOUND THEN
 		-- a copy was here first
 		SELECT (v.facts->>'filenode')::bigint INTO before FROM elt.schema_versions v
 		WHERE v.source_id = $1 AND v.relation = $2 ORDER BY v.version DESC LIMIT 1;
 		INSERT INTO elt.relation_files (table_id, filenode, changed_at)
-		VALUES (table_id, $3, CASE WHEN before <> $3 THEN $4 ELSE 0 END)
+		VALUES (log_id, $3, CASE WHEN before <> $3 THEN $4 ELSE 0 END)
 		RETURNING * INTO known;
 	ELSIF known.filenode <> $3 THEN
-		UPDATE elt.relation_files f SET filenode = $3, changed_at = $4 WHERE f.table_id = table_id
+		UPDATE elt.relation_files f SET filenode = $3, changed_at = $4 WHERE f.table_id = log_id
 		RETURNING * INTO known;
 	END IF;
 	RETURN known.changed_at;
@@ -93,7 +93,8 @@ COMMENT ON FUNCTION elt.note_relation_file(bigint, text, bigint, bigint) IS
 
 /*
  * A rewrite may have changed the values of columns whose definition changed,
- * and of computed ones.  In doubt they do not hold: what is listed as
+ * and of computed ones.  ALTER ... TYPE touches columns of variable length that
+ * it is not about, too: nothing tells those apart.  In doubt they do not hold: what is listed as
  * unchanged can be made good, a wrong value cannot.
  */
 CREATE FUNCTION elt.same_columns(source_id bigint, relation text, from_version int, to_version int) RETURNS text[]
