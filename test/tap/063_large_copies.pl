@@ -22,12 +22,12 @@ ALTER TABLE doc ALTER body SET STORAGE EXTERNAL, ALTER extra SET STORAGE EXTERNA
 INSERT INTO doc SELECT i, 0, big('body' || i, 3000), big('extra' || i, 2500) FROM generate_series(1, 3000) i;
 CREATE TABLE doc_target (id int PRIMARY KEY, n int NOT NULL, body text, extra text);
 -- what is inline stays inline until somebody lowers the target
-CREATE TABLE note (id int PRIMARY KEY, n int NOT NULL, body text);
+CREATE TABLE note (id int PRIMARY KEY, n int NOT NULL, body text) WITH (toast_tuple_target = 8160);
 ALTER TABLE note ALTER body SET STORAGE EXTERNAL;
-INSERT INTO note SELECT i, 0, big('note' || i, CASE WHEN i <= 10 THEN 4000 ELSE 1200 END) FROM generate_series(1, 20) i;
-CREATE TABLE inline_only (id int PRIMARY KEY, n int NOT NULL, body text);
+INSERT INTO note SELECT i, 0, big('note' || i, CASE WHEN i <= 10 THEN 9000 ELSE 3200 END) FROM generate_series(1, 20) i;
+CREATE TABLE inline_only (id int PRIMARY KEY, n int NOT NULL, body text) WITH (toast_tuple_target = 8160);
 ALTER TABLE inline_only ALTER body SET STORAGE EXTERNAL;
-INSERT INTO inline_only SELECT i, 0, big('inline' || i, 1000) FROM generate_series(1, 10) i;
+INSERT INTO inline_only SELECT i, 0, big('inline' || i, 2900) FROM generate_series(1, 10) i;
 CREATE TABLE shout (id int PRIMARY KEY, n int NOT NULL, body text, other text);
 ALTER TABLE shout ALTER body SET STORAGE EXTERNAL, ALTER other SET STORAGE EXTERNAL;
 INSERT INTO shout SELECT i, 0, big('shout' || i, 4000), big('other' || i, 4000) FROM generate_series(1, 5) i;
@@ -97,13 +97,15 @@ same_as_target($node, $node, 'doc', 'doc_target');
 # ---- what was inline goes out of line without WAL ----
 
 # large, then small; the small one is not flagged
-$node->safe_psql('postgres', "UPDATE note SET n = n + 1; UPDATE note SET body = big('second' || id, 1100) WHERE id <= 5; UPDATE note SET body = NULL WHERE id = 6");
+$node->safe_psql('postgres', "UPDATE note SET n = n + 1; UPDATE note SET body = big('second' || id, 3100) WHERE id <= 5; UPDATE note SET body = NULL WHERE id = 6");
 $node->safe_psql('postgres', "INSERT INTO quiet SELECT generate_series(1, 5000)");
-$node->safe_psql('postgres', "UPDATE note SET body = big('third' || id, 1150) WHERE id = 1");
+$node->safe_psql('postgres', "UPDATE note SET body = big('third' || id, 3150) WHERE id = 1");
 staged_all();
 whole('before the rewrite', 'note', 'true', 'inline_only');
 $node->safe_psql('postgres', $_) foreach ('ALTER TABLE note SET (toast_tuple_target = 128)', 'VACUUM FULL note',
 	'ALTER TABLE inline_only SET (toast_tuple_target = 128)', 'VACUUM FULL inline_only');
+cmp_ok(raw("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'inline_only'::regclass"), '>', 0,
+	'VACUUM FULL moves values out of line');
 $node->safe_psql('postgres', 'UPDATE note SET n = n + 1; UPDATE inline_only SET n = n + 1');
 staged_all();
 whole('after VACUUM FULL', 'note', 'true', 'inline_only');
