@@ -15,8 +15,7 @@
  * the order of change_id, and a reader's cursor is a block number.  Readers
  * need no index; the only one, elt_raw."<source>$<table_id>$<n>$l", is on
  * (key_hash, change_id) WHERE large IS NOT NULL, of which most tables have no
- * row at all (see capture/large.c).  A leaf that was looked through after a
- * rewrite of its relation has another one, "...$<n>$i", of its other rows.
+ * row at all (see capture/large.c).
  * Rows that an aborted transaction left keep the order too, because
  * change_ids are never given out twice.
  */
