@@ -102,7 +102,7 @@ elt_stats_init_shmem(void)
 }
 
 void
-elt_stats_latency(int64 pipeline_id, int64 latency_us)
+elt_stats_latency(int64 pipeline_id, int64 latency_us, int changes)
 {
 	static PipelineStats *entry = NULL; /* a batch is of one pipeline */
 	TimestampTz now = GetCurrentTimestamp();
@@ -113,7 +113,7 @@ elt_stats_latency(int64 pipeline_id, int64 latency_us)
 		entry = find_entry(pipeline_id, true);
 	if (TimestampDifferenceExceeds(entry->period_start, now, PERIOD_MS))
 		rotate(entry, now);
-	pg_atomic_fetch_add_u64(&entry->periods[entry->current].buckets[bucket_of(latency_us)], 1);
+	pg_atomic_fetch_add_u64(&entry->periods[entry->current].buckets[bucket_of(latency_us)], changes);
 }
 
 double

@@ -11,7 +11,7 @@ extern void elt_stats_request_shmem(void);
 extern void elt_stats_init_shmem(void);
 
 /* Notes a change that became visible latency_us after its commit. */
-extern void elt_stats_latency(int64 pipeline_id, int64 latency_us);
+extern void elt_stats_latency(int64 pipeline_id, int64 latency_us, int changes);
 
 /* Quantile (0..1) of the last one to two minutes in ms; -1: nothing known. */
 extern double elt_stats_latency_quantile(int64 pipeline_id, double quantile);

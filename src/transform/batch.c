@@ -627,11 +627,15 @@ note_latency(Batch *batch)
 	EltWork    *work = &batch->work;
 	TimestampTz now = GetCurrentTimestamp();
 
-	for (int i = 0; work->window != NULL && i < work->settled; i++)
+	for (int i = 0; work->window != NULL && i < work->settled;)
 	{
-		EltLogRow  *row = work->window->rows[i];
+		EltLogRow **row = &work->window->rows[i];
+		int			n = 1;
 
-		if (row->op != ELT_OP_SNAPSHOT)
-			elt_stats_latency(work->pipeline->pipeline_id, Max(now - row->commit_ts, 0));
+		while (i + n < work->settled && row[n]->commit_ts == row[0]->commit_ts && row[n]->op == row[0]->op)
+			n++;
+		if (row[0]->op != ELT_OP_SNAPSHOT)
+			elt_stats_latency(work->pipeline->pipeline_id, Max(now - row[0]->commit_ts, 0), n);
+		i += n;
 	}
 }

@@ -97,6 +97,7 @@ static bool is_ignored(const EltWork *work, const EltLogRow *row);
 static bool is_parked(const EltWork *work, const EltLogRow *row);
 static void park(EltWork *work, EltLogRow **rows, int nrows);
 static void supersede(EltWork *work, EltLogRow **rows, int nrows);
+static void note_passed(EltWork *work, EltLogRow **rows, int nrows);
 static EltChangeKind kind_of(const EltWork *work, const EltLogRow *row);
 static bool stops(EltWork *work, ErrorData *error);
 static bool stops_overrun(EltWork *work, ErrorData *error);
@@ -207,7 +208,7 @@ apply_chunk(EltWork *work, int n, bool *failed)
 	int			nparked = 0;
 
 	*failed = false;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && !elt_blocked_keys_none(work->blocked); i++)
 	{
 		if (!is_ignored(work, rows[i]) && is_parked(work, rows[i]))
 			parked[nparked++] = rows[i];
@@ -224,14 +225,21 @@ apply_chunk(EltWork *work, int n, bool *failed)
 		}
 	}
 
-	for (int i = 0; i < nselected; i++)
-		work->last_passed[kind_of(work, selected[i])] = selected[i];
+	note_passed(work, selected, nselected);
 	park(work, parked, nparked);
 	supersede(work, selected, nselected);
 	pfree(parked);
 	pfree(selected);
 	work->settled += n;
 	return true;
+}
+
+/* Keeps the last one of each kind, if it is among the last few. */
+static void
+note_passed(EltWork *work, EltLogRow **rows, int nrows)
+{
+	for (int i = Max(nrows - NEIGHBOURHOOD, 0); i < nrows; i++)
+		work->last_passed[kind_of(work, rows[i])] = rows[i];
 }
 
 /*

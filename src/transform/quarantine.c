@@ -119,11 +119,20 @@ elt_blocked_keys_add(EltBlockedKeys *blocked, const EltLogRow *row)
 }
 
 bool
+elt_blocked_keys_none(const EltBlockedKeys *blocked)
+{
+	return hash_get_num_entries(blocked->table) == 0;
+}
+
+bool
 elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLogRow *row)
 {
-	BlockedEntry *entry = hash_search(blocked->table, &row->key_hash, HASH_FIND, NULL);
+	BlockedEntry *entry;
 	ListCell   *lc;
 
+	if (elt_blocked_keys_none(blocked))
+		return false;
+	entry = hash_search(blocked->table, &row->key_hash, HASH_FIND, NULL);
 	if (entry == NULL)
 		return false;
 	foreach(lc, entry->rows)
@@ -263,6 +272,16 @@ elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const ch
 						   "RETURNING quarantine_id, pipeline_id, change_id) "
 						   "INSERT INTO elt.quarantine_resolved (quarantine_id, pipeline_id, change_id, resolved_at, status, resolved_by, note) "
 						   "SELECT quarantine_id, pipeline_id, change_id, now(), $2, $3, $4 FROM gone", 4, types, values, nulls);
+
+	/*
+	 * a row that moved meanwhile, as the breaker's holding back moves it, is
+	 * not at its place any more
+	 */
+	if (resolved < nrows)
+		resolved += elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_unresolved WHERE quarantine_id = ANY ($1) "
+								"RETURNING quarantine_id, pipeline_id, change_id) "
+								"INSERT INTO elt.quarantine_resolved (quarantine_id, pipeline_id, change_id, resolved_at, status, resolved_by, note) "
+								"SELECT quarantine_id, pipeline_id, change_id, now(), $2, $3, $4 FROM gone", 4, types, values, nulls);
 	elt_spi_end(&spi);
 	return resolved;
 }

@@ -14,6 +14,7 @@ typedef struct EltBlockedKeys EltBlockedKeys;
 extern EltBlockedKeys *elt_blocked_keys_create(void);
 extern void elt_blocked_keys_load(EltBlockedKeys *blocked, int64 pipeline_id, EltLogRow **rows, int nrows);
 extern void elt_blocked_keys_add(EltBlockedKeys *blocked, const EltLogRow *row);
+extern bool elt_blocked_keys_none(const EltBlockedKeys *blocked);
 extern bool elt_blocked_keys_contain(const EltBlockedKeys *blocked, const EltLogRow *row);
 
 /* change_ids that are quarantined and unresolved; at least those among the rows that are. */
