@@ -212,14 +212,14 @@ $node->safe_psql('rolled_back', 'CREATE TABLE a (id int PRIMARY KEY, v text)');
 $node->safe_psql('rolled_back', "SELECT elt.create_source('s', tables => ARRAY['public.a'])");
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'a second database has a source of the same name', 'rolled_back');
 $node->safe_psql('rolled_back', "INSERT INTO a VALUES (1, 'second')");
-is($node->safe_psql('rolled_back', "SELECT elt.wait_for_source('s')"), 't', 'its change is staged');
+is($node->safe_psql('rolled_back', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'its change is staged');
 is($node->safe_psql('rolled_back', "SELECT string_agg(after->>'v', ',') FROM elt_raw.s"), 'second', 'and only its own');
 ($capture) = workers($node, 'capture');
 $node->safe_psql('postgres', 'BEGIN; DROP EXTENSION elt CASCADE; ROLLBACK');
 goes_through('after a DROP EXTENSION that was rolled back');
 $node->safe_psql('rolled_back', "BEGIN; SELECT elt.drop_source('s'); ROLLBACK");
 $node->safe_psql('rolled_back', "INSERT INTO a VALUES (2, 'third')");
-is($node->safe_psql('rolled_back', "SELECT elt.wait_for_source('s')"), 't', 'a drop_source that was rolled back changes nothing');
+is($node->safe_psql('rolled_back', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'a drop_source that was rolled back changes nothing');
 is($node->safe_psql('rolled_back', 'SELECT count(*) FROM elt_raw.s'), '2', 'and loses nothing');
 
 $node->safe_psql('rolled_back', 'DROP EXTENSION elt CASCADE');

@@ -180,7 +180,7 @@ sub staged_all
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $lsn = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
 	poll_ok($sink, "SELECT state = 'streaming' FROM elt.stat_sources", 'it streams');
-	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '60 s')"), 't', 'all is staged');
+	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '180 s')"), 't', 'all is staged');
 
 	# since the last copy: what came before may be of a history that is no more
 	my $rows = "count(*) || ' ' || md5(string_agg(id || ' ' || v, ',' ORDER BY id))";

@@ -53,7 +53,7 @@ SELECT pg_logical_emit_message(true, 'elt', '{"heartbeat":'), pg_logical_emit_me
 EOS
 $origin->safe_psql('postgres', "INSERT INTO t VALUES (2, 'b')");
 my $lsn = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
-is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn')"), 't', 'forged heartbeats stop nothing');
+is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '180 s')"), 't', 'forged heartbeats stop nothing');
 is($sink->safe_psql('postgres', "SELECT string_agg(relation || ' ' || op::text, ', ' ORDER BY change_id) FROM elt_raw.far"),
 	'public.t r, heartbeat m, public.t c', 'and a message of a user is a message');
 
@@ -106,7 +106,7 @@ $holder->query_safe('ROLLBACK');
 $holder->quit;
 poll_ok($sink, "SELECT state = 'streaming' FROM elt.stat_sources", 'and comes again when it can');
 $lsn = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
-is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn')"), 't', 'all is staged');
+is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '180 s')"), 't', 'all is staged');
 same_as_source($origin, $sink, 'far', 't');
 
 $sink->safe_psql('postgres', "SELECT elt.drop_source('far')");

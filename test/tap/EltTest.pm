@@ -22,7 +22,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish
+our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish pgbench_stop
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -135,6 +135,17 @@ sub pgbench_finish
 	my ($run) = @_;
 	$run->{handle}->finish;
 	return $run->{out} =~ /actually processed: (\d+)/ ? $1 : 0;
+}
+
+# Ends a run that would go on; once this returns nothing of it commits any more.
+sub pgbench_stop
+{
+	my ($node, $run) = @_;
+	$run->{handle}->signal('INT');
+	pgbench_finish($run);
+	# its sessions end when they notice
+	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'")
+	  or die 'pgbench does not end';
 }
 
 # ---- judges ----
