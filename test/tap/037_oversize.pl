@@ -23,6 +23,7 @@ INSERT INTO big (id, t, total) VALUES (4, repeat('z', 70000000), repeat('z', 700
 INSERT INTO big (id, n, t, total) VALUES (5, 5, 'kept', repeat('k', 1000000));
 SELECT elt.create_source('shop', tables => ARRAY['public.big']);
 SELECT elt.create_pipeline('p', 'shop', 'public.big', 'target');
+SELECT elt.alter_alert_rule('oversize_value', evaluation_interval => '1 s');
 EOS
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'a table with values beyond measure is copied');
 is(raw("SELECT string_agg(format('%s %s', key->>'id', $images), E'\\n' ORDER BY change_id) FROM elt_raw.shop"),

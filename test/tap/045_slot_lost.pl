@@ -17,6 +17,7 @@ my $id = 0;
 
 $origin->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION elt_far FOR TABLE t');
 $sink->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE EXTENSION elt');
+alerts_soon($sink);
 $sink->safe_psql('postgres', "SELECT elt.create_source('far', conninfo => '$conninfo')");
 write_rows();
 staged_all();

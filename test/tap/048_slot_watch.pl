@@ -17,6 +17,7 @@ $origin->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CRE
 $origin->safe_psql('postgres', "INSERT INTO t VALUES (1, 'a')");
 $origin->safe_psql('postgres', "CREATE DATABASE neighbour");
 $sink->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE EXTENSION elt');
+alerts_soon($_) foreach $origin, $sink;
 $sink->safe_psql('postgres', "SELECT elt.create_source('far', conninfo => '$conninfo')");
 $origin->safe_psql('postgres', "SELECT elt.create_source('near', publication => 'elt_far')");
 my @both = ([ $sink, 'far' ], [ $origin, 'near' ]);

@@ -47,6 +47,7 @@ sub kept { return sql("SELECT count(*) FROM elt_raw.s WHERE relation = 'public.a
 sub needed_by { return sql("SELECT coalesce(needed_by, '') FROM elt.raw_staging WHERE source = 's' AND relation = 'public.a'") }
 
 sql('CREATE EXTENSION elt');
+alerts_soon($node);
 sql('CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE canary (id int PRIMARY KEY);
 	 CREATE TABLE a_target (id int PRIMARY KEY, v text CHECK (v IS DISTINCT FROM \'bad\'))');
 sql(q{SELECT elt.create_source('birds', ARRAY['canary'], options => '{"raw_partition_changes": 1024}')});

@@ -12,6 +12,7 @@ my $primary = elt_node('primary', 'elt.max_workers = 1');
 my $err;
 
 $primary->safe_psql('postgres', 'CREATE EXTENSION elt');
+alerts_soon($primary);
 $primary->safe_psql('postgres', 'CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE a_target (id int PRIMARY KEY, v text)');
 $primary->safe_psql('postgres', "SELECT elt.create_source('s', ARRAY['a'])");
 $primary->safe_psql('postgres', "SELECT elt.create_pipeline('p', 's', 'public.a', 'a_target')");

@@ -22,7 +22,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish pgbench_stop
+our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -108,6 +108,14 @@ sub rss_anon_mb
 	my ($kb) = map { /^RssAnon:\s+(\d+)/ ? $1 : () } <$status>;
 	close($status);
 	return ($kb || 0) / 1024;
+}
+
+# The shipped rules are evaluated each second, also those that have more time.
+sub alerts_soon
+{
+	my ($node, $database) = @_;
+	$node->safe_psql($database || 'postgres',
+		"SELECT elt.alter_alert_rule(rule, evaluation_interval => '1 s') FROM elt.alert_rules WHERE shipped");
 }
 
 # ---- pgbench ----
