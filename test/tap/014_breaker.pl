@@ -56,7 +56,7 @@ poll_ok($node, "SELECT state = 'running' AND blocked_by IS NULL FROM elt.stat_pi
 poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE status IN ('open', 'waiting') AND next_retry_at = 'infinity'",
 	'what waited for that is due');
 pgbench_stop($node, $load);
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'all is settled');
+settled_ok($node, 'p', 'all is settled');
 poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE status IN ('open', 'waiting')", 'nothing is quarantined in the end');
 is($node->safe_psql('postgres', 'SELECT status, count(*) FROM elt.quarantine GROUP BY 1'),
 	$quarantined == 0 ? '' : "replayed|$quarantined", 'each record that was has been replayed');
@@ -75,7 +75,7 @@ SELECT elt.create_pipeline('few', 's', 't', 'few');
 SELECT elt.wait_for('few', timeout => '180 s');
 INSERT INTO t SELECT g, CASE WHEN g % 50 = 0 THEN -1 ELSE 1 END FROM generate_series(1000001, 1010000) g;
 EOS
-is($node->safe_psql('postgres', "SELECT elt.wait_for('few', timeout => '180 s')"), 't', '2 % bad records do not trip it');
+settled_ok($node, 'few', '2 % bad records do not trip it');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few'"), '200', 'they are quarantined');
 
 # ---- one error that is new, often, but below the share ----
@@ -85,7 +85,7 @@ poll_ok($node, "SELECT state = 'blocked' AND last_error LIKE '23514: breaker: 10
 	'a new error that came 1,000 times trips it');
 poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE pipeline = 'few' AND status = 'open'", 'what it did before waits too');
 
-is($node->safe_psql('postgres', "SELECT elt.wait_for('few', timeout => '180 s')"), 't', 'a probe finds few, and the pipeline goes on');
+settled_ok($node, 'few', 'a probe finds few, and the pipeline goes on');
 poll_ok($node, "SELECT bool_and(status = 'open') FROM elt.quarantine WHERE pipeline = 'few'", 'what waited was tried, failed again, and is open');
 cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few' AND retry_count = 1"), '>=', 900, 'once');
 is($node->safe_psql('postgres', "SELECT state FROM elt.stat_pipelines WHERE pipeline = 'few'"), 'running', 'that blocks nothing');
@@ -94,7 +94,7 @@ is($node->safe_psql('postgres', "SELECT state FROM elt.stat_pipelines WHERE pipe
 
 $node->safe_psql('postgres', "SELECT elt.alter_pipeline('few', options => '{\"breaker\": false}'); "
 	  . 'INSERT INTO t SELECT g, CASE WHEN g % 2 = 0 THEN -1 ELSE 1 END FROM generate_series(3000001, 3002000) g');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('few', timeout => '180 s')"), 't', 'without a breaker it goes on');
+settled_ok($node, 'few', 'without a breaker it goes on');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few'"),
 	$node->safe_psql('postgres', 'SELECT count(*) FROM t WHERE v = -1'), 'and each bad record is quarantined');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM few'),

@@ -22,7 +22,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
+our @EXPORT = qw(elt_node poll_ok poll_perl settled_ok accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -64,6 +64,25 @@ sub poll_perl
 		usleep(50_000);
 	}
 	return 0;
+}
+
+# Waits until a pipeline has settled all; as a test, which tells what keeps it.
+sub settled_ok
+{
+	my ($node, $pipeline, $what, $database) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $settled = $node->safe_psql($database || 'postgres', "SELECT elt.wait_for('$pipeline', timeout => '180 s')");
+	return ok($settled eq 't', $what) || diag($node->safe_psql($database || 'postgres', <<"EOS"));
+SELECT now();
+SELECT name, state, probes, next_probe_at, last_error_at, left(last_error, 200) FROM elt.pipelines;
+SELECT pipeline_id, array_agg(DISTINCT position) FROM elt.checkpoints GROUP BY 1;
+SELECT source, state, staged_lsn, left(last_error, 200) FROM elt.stat_sources;
+SELECT relation, state FROM elt.source_tables;
+SELECT kind, object_name, pid, state, idle, left(last_error, 200) FROM elt.workers();
+SELECT wanted, workers, reason FROM elt.stat_pool;
+SELECT pid, backend_type, state, wait_event_type, wait_event, query_start, left(query, 100) FROM pg_stat_activity WHERE pid <> pg_backend_pid();
+SELECT * FROM pg_locks WHERE NOT granted;
+EOS
 }
 
 # Whether a server that restarts after a crash takes connections again.  psql
