@@ -93,7 +93,7 @@ sub run
 		if ($meanwhile && time() > $next && time() < $end)
 		{
 			$meanwhile->();
-			poll_perl(60, sub { accepts($self->{node}) }) or die 'the server did not come back';
+			poll_perl(180, sub { accepts($self->{node}) }) or die 'the server did not come back';
 			$next = time() + 1;
 		}
 		usleep(20_000);

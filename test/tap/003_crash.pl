@@ -56,7 +56,7 @@ foreach my $kind (qw(capture walsender))
 {
 	my @pids;
 	poll_perl(180, sub { @pids = workers($node, $kind) });
-	$killed{"$kind in a copy"} += kill('KILL', $pids[0]) if @pids;
+	$killed{"$kind in a copy"} += kill_hard($pids[0]) if @pids;
 	poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
 }
 poll_ok($node, "SELECT count(*) = 4 FROM elt.source_tables WHERE state = 'ready'", 'the tables are copied');
@@ -140,7 +140,7 @@ sub kill_one
 	{
 		my @pids = workers($node, $kind);
 		next unless @pids;
-		next unless kill('KILL', $pids[ rand(@pids) ]);
+		next unless kill_hard($pids[ rand(@pids) ]);
 		$killed{$kind}++;
 		$kills++;
 		return 1;

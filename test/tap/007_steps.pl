@@ -41,7 +41,7 @@ sub kill_at
 		return @pids > 0;
 	});
 	ok($caught, "$step: the $kind worker stands there");
-	$kills += kill('KILL', $pids[0]) if $caught;
+	$kills += kill_hard($pids[0]) if $caught;
 	$holder->{run}->kill_kill;
 	ok(poll_perl(180, sub { accepts($node) }),
 		"$step: the server is back");
@@ -93,7 +93,7 @@ all_is_right('before the commit');
 # committed and not on disk: the WAL writer sleeps, so the crash takes it back
 $node->safe_psql('postgres', "INSERT INTO t SELECT g, 'not flushed' FROM generate_series(7000, 7500) g");
 is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'staged');
-$kills += kill('KILL', (workers($node, 'capture'))[0]);
+$kills += kill_hard((workers($node, 'capture'))[0]);
 ok(poll_perl(180, sub { accepts($node) }), 'the server is back');
 all_is_right('before the flush');
 
@@ -105,7 +105,7 @@ for my $round (1 .. 2)
 	my $lsn = $node->safe_psql('postgres', 'SELECT pg_switch_wal()');
 	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')");
 	poll_ok($node, "SELECT confirmed_lsn >= '$lsn' FROM elt.stat_sources", 'confirmed') if $round == 2;
-	$kills += kill('KILL', (workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
+	$kills += kill_hard((workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
 	ok(poll_perl(180, sub { accepts($node) }), 'the server is back');
 	all_is_right("around the confirmation, $round");
 }

@@ -37,7 +37,7 @@ append_to_file($load, <<'EOS');
 UPDATE item SET v = CASE WHEN :poison = 1 THEN -1 ELSE abs(v) + 1 END, n = n + 1 WHERE id = :id;
 EOS
 my $run = pgbench_start($node, '-T', '600', '-f', $load);
-poll_ok($node, "SELECT quarantined_open > 50 AND parked > 50 FROM elt.stat_pipelines WHERE pipeline = 'item'",
+poll_ok($node, "SELECT quarantined_open > 150 AND parked > 50 FROM elt.stat_pipelines WHERE pipeline = 'item'",
 	'poison is quarantined, and what follows it is parked');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('item', max_rows => 20) WHERE outcome <> 'failed'"),
 	'0', 'a replay before the cause is mended fails record by record');
@@ -76,7 +76,7 @@ foreach my $round (1 .. 2)
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT elt.replay_quarantine(%' AND wait_event = 'PgSleep' LIMIT 1");
 	$pid ||= $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT elt.replay_quarantine(%' LIMIT 1");
-	kill('KILL', $pid);
+	kill_hard($pid);
 	IPC::Run::finish($_) foreach @sessions;
 	ok(poll_perl(180, sub { accepts($node) }), "the server is back, round $round");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE status = 'open'"), $open,

@@ -151,7 +151,7 @@ while (time() < $begin + $seconds || $done{kill} < 1)
 	elsif ($done{kill} < 2)
 	{
 		my @pids = workers($node, 'transform') or next;
-		next unless kill('KILL', $pids[ rand(@pids) ]);
+		next unless kill_hard($pids[ rand(@pids) ]);
 		$done{kill}++;
 		pgbench_finish($load);
 		poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';

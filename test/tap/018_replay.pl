@@ -77,7 +77,7 @@ foreach my $time ('first', 'second')
 	poll_ok($node, "SELECT state = 'running' AND phase = 'apply' AND done - resumed_done > 0 FROM elt.replay_runs ORDER BY run_id DESC LIMIT 1",
 		"the $time attempt is under way") or diag($run->{err});
 	my ($pid, $done) = split(/\|/, newest_run('pid, done'));
-	kill 'KILL', $pid;
+	kill_hard($pid);
 	$run->{handle}->finish;
 	poll_ok($node, 'SELECT true', "the server is back after the $time kill");
 	poll_ok($node, "SELECT state = 'interrupted' FROM elt.progress_replay ORDER BY run_id DESC LIMIT 1",

@@ -41,7 +41,7 @@ sub kill_worker
 	my ($kind) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my ($pid) = workers($node, $kind);
-	ok($pid && kill('KILL', $pid), "a $kind worker is killed");
+	ok(kill_hard($pid), "a $kind worker is killed");
 	poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
 }
 

@@ -39,7 +39,7 @@ $load->run($seconds, sub {
 		return;
 	}
 	my @pids = workers($node, $crashes % 3 ? 'walsender' : 'capture');
-	$crashes += kill('KILL', $pids[0]) if @pids;
+	$crashes += kill_hard($pids[0]) if @pids;
 });
 cmp_ok($crashes, '>', 1, "$crashes crashes");
 $load->check('through crashes');

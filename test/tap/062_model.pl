@@ -89,8 +89,9 @@ sub end_a_worker
 {
 	my ($signal) = @_;
 	my @pids = workers($node, 'transform');
-	kill($signal, $pids[ int(rand(@pids)) ]) if @pids;
-	poll_perl(180, sub { accepts($node) });
+	my $pid = $pids[ int(rand(@pids)) ];
+	$signal eq 'KILL' ? kill_hard($pid) : kill($signal, $pid) if $pid;
+	poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
 }
 
 my @events = (

@@ -22,7 +22,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl settled_ok accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
+our @EXPORT = qw(elt_node poll_ok poll_perl settled_ok kill_hard accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -83,6 +83,16 @@ SELECT wanted, workers, reason FROM elt.stat_pool;
 SELECT pid, backend_type, state, wait_event_type, wait_event, query_start, left(query, 100) FROM pg_stat_activity WHERE pid <> pg_backend_pid();
 SELECT * FROM pg_locks WHERE NOT granted;
 EOS
+}
+
+# Kills a process of a server, which is a crash of it; returns whether there was
+# one.  The postmaster knows of it then: who still gets in has come after that.
+sub kill_hard
+{
+	my ($pid) = @_;
+	return 0 unless $pid && kill('KILL', $pid);
+	poll_perl(180, sub { !kill(0, $pid) }) or die "process $pid does not go";
+	return 1;
 }
 
 # Whether a server that restarts after a crash takes connections again.  psql
