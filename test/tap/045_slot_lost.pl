@@ -36,8 +36,12 @@ resync();
 # made anew by somebody, with another plugin
 my $slot = slot();
 $sink->safe_psql('postgres', "SELECT elt.pause_source('far')");
+# the watch would find none, if it looked in between
+my ($watch) = workers($sink, 'watch');
+kill('STOP', $watch);
 drop_slot();
 $origin->safe_psql('postgres', "SELECT pg_create_logical_replication_slot('$slot', 'test_decoding')");
+kill('CONT', $watch);
 write_rows();
 $sink->safe_psql('postgres', "SELECT elt.resume_source('far')");
 is_lost('slot_foreign', 'the capture worker finds a slot of another plugin');
