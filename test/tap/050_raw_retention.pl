@@ -171,6 +171,16 @@ $reader->{in} .= "COMMIT;\n\\q\n";
 $reader->{handle}->finish;
 poll_ok($node, "SELECT NOT EXISTS (SELECT FROM elt_raw.s WHERE after->>'v' = 'read')", 'once the reader is gone it goes');
 
+# ---- somebody keeps raw staging to himself: the supervisor has more to do ----
+
+$reader = session("BEGIN; LOCK TABLE elt_raw.s; SELECT 'locked';", qr/locked/);
+poll_ok($node, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'elt supervisor'", 'retention waits');
+sql("SELECT elt.create_source('beside', ARRAY['b'], snapshot => 'none')");
+poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources WHERE source = 'beside'", 'but not for long');
+$reader->{in} .= "COMMIT;\n\\q\n";
+$reader->{handle}->finish;
+sql("SELECT elt.drop_source('beside')");
+
 # ---- and all is well ----
 
 sql("UPDATE a SET v = 'last' WHERE id % 7 = 0; DELETE FROM a WHERE id % 11 = 0");
