@@ -176,7 +176,7 @@ poll_ok($node, "SELECT NOT EXISTS (SELECT FROM elt_raw.s WHERE after->>'v' = 're
 $reader = session("BEGIN; LOCK TABLE elt_raw.s; SELECT 'locked';", qr/locked/);
 poll_ok($node, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'elt supervisor'", 'retention waits');
 sql("SELECT elt.create_source('beside', ARRAY['b'], snapshot => 'none')");
-poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources WHERE source = 'beside'", 'but not for long');
+poll_ok($node, "SELECT count(*) = 1 FROM elt.workers() WHERE kind = 'capture' AND object_name = 'beside'", 'but not for long');
 $reader->{in} .= "COMMIT;\n\\q\n";
 $reader->{handle}->finish;
 sql("SELECT elt.drop_source('beside')");
