@@ -134,6 +134,8 @@ attempt(void (*action) (void *arg), void *arg)
 		elt_worker_begin("dropping raw staging that is not kept any longer");
 		if (elt_worker_holds_extension())
 		{
+			(void) set_config_option("lock_timeout", psprintf("%d", wait_ms), PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
 			action(arg);
 			done = true;
 		}
@@ -240,8 +242,6 @@ drop_leaf(void *arg)
 				 errmsg("raw staging is being read")));
 	elt_retention_before_drop(leaf);
 
-	(void) set_config_option("lock_timeout", psprintf("%d", wait_ms), PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
 	LockRelationOid(leaf->partition, AccessExclusiveLock);
 	LockRelationOid(leaf->leaf, AccessExclusiveLock);
 	if (!is_expired(leaf))

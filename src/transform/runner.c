@@ -125,7 +125,8 @@ static EltLogRow **order_by_run(const RunRules *rules, EltLogRow **rows, int nro
 static int	compare_runs(const void *a, const void *b, void *arg);
 static int64 apply_run(const EltPipeline *pipeline, const RunRules *rules, Runner *runner, TupleDesc desc,
 					   EltLogRow **rows, int nrows);
-static void register_batch(TupleDesc desc, EltLogRow **rows, int nrows);
+static Tuplestorestate *register_batch(TupleDesc desc, EltLogRow **rows, int nrows);
+static void forget_batch(Tuplestorestate *store);
 static int64 execute(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
 					 const EltLogRow *row, int nrows);
 static Statement *find_statement(const EltPipeline *pipeline, Runner *runner, EltStatementKind kind,
@@ -272,7 +273,7 @@ elt_runner_output(const EltPipeline *pipeline, List *names)
 	ListCell   *lc;
 
 	enter_owner(pipeline, &scope);
-	register_batch(RelationGetDescr(raw), NULL, 0);
+	(void) register_batch(RelationGetDescr(raw), NULL, 0);
 	if (pipeline->transform != NULL)
 		columns = elt_output_transform(pipeline, NULL);
 	else
@@ -292,12 +293,13 @@ elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc des
 				  EltLogRow **rows, int nrows, bool *holds)
 {
 	EltOwnerScope scope;
+	Tuplestorestate *batch;
 	char	   *query = elt_statement_filter(filter);
 	int			found = 0;
 
 	fire_constraints_at_once();
 	enter_owner(pipeline, &scope);
-	register_batch(desc, rows, nrows);
+	batch = register_batch(desc, rows, nrows);
 	if (nrows == 0)
 		(void) elt_statement_prepare(query);
 	else if (SPI_execute(query, false, 0) != SPI_OK_SELECT)
@@ -313,6 +315,7 @@ elt_runner_filter(const EltPipeline *pipeline, const char *filter, TupleDesc des
 			found = (found + 1) % nrows;
 		holds[found] = true;
 	}
+	forget_batch(batch);
 	elt_owner_leave(&scope);
 }
 
@@ -320,13 +323,15 @@ void
 elt_runner_forget(const EltPipeline *pipeline, TupleDesc desc, EltLogRow **rows, int nrows)
 {
 	EltOwnerScope scope;
+	Tuplestorestate *batch;
 	char	   *statement = elt_statement_forget(pipeline);
 
 	fire_constraints_at_once();
 	enter_owner(pipeline, &scope);
-	register_batch(desc, rows, nrows);
+	batch = register_batch(desc, rows, nrows);
 	if (SPI_execute(statement, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "SPI_execute failed: %s", statement);
+	forget_batch(batch);
 	elt_owner_leave(&scope);
 }
 
@@ -420,9 +425,9 @@ static int64
 apply_run(const EltPipeline *pipeline, const RunRules *rules, Runner *runner, TupleDesc desc,
 		  EltLogRow **rows, int nrows)
 {
+	Tuplestorestate *batch = register_batch(desc, rows, nrows);
 	int64		written = 0;
 
-	register_batch(desc, rows, nrows);
 	switch (run_class(rules, rows[0]))
 	{
 		case RUN_DELETE:
@@ -450,12 +455,12 @@ apply_run(const EltPipeline *pipeline, const RunRules *rules, Runner *runner, Tu
 			written = execute(pipeline, runner, ELT_STATEMENT_VERSIONS, rows[0], nrows);
 			break;
 	}
-	SPI_unregister_relation(ELT_BATCH_RELATION);
+	forget_batch(batch);
 	return written;
 }
 
 /* Shows the rows to SQL as elt_batch. */
-static void
+static Tuplestorestate *
 register_batch(TupleDesc desc, EltLogRow **rows, int nrows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
@@ -478,6 +483,15 @@ register_batch(TupleDesc desc, EltLogRow **rows, int nrows)
 	enr->reldata = store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed");
+	return store;
+}
+
+/* What was too much for memory is in a file. */
+static void
+forget_batch(Tuplestorestate *store)
+{
+	SPI_unregister_relation(ELT_BATCH_RELATION);
+	tuplestore_end(store);
 }
 
 static int64
@@ -724,7 +738,7 @@ elt_runner_validate(const EltPipeline *pipeline, List *names)
 	Relation	raw = table_open(pipeline->raw_root, AccessShareLock);
 
 	enter_owner(pipeline, &scope);
-	register_batch(RelationGetDescr(raw), NULL, 0);
+	(void) register_batch(RelationGetDescr(raw), NULL, 0);
 	if (pipeline->transform != NULL)
 	{
 		columns = elt_output_transform(pipeline, &query);

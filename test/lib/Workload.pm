@@ -3,7 +3,7 @@
 #
 #	my $load = Workload->new($node, $seed);		# the schema, filled, and a source "fold"
 #	$load->run($seconds);						# several sessions at once
-#	$load->run($seconds, sub { ... });			# with something else every second, e.g. a crash
+#	$load->run($seconds, sub { ... }, $times);	# with something else every second, e.g. a crash, until it came about so often
 #	$load->check('after that');					# the judges below; as tests
 #
 # What is written: inserts, updates, deletes, upserts, MERGE, COPY, TRUNCATE,
@@ -81,19 +81,21 @@ sub fraction
 
 sub run
 {
-	my ($self, $seconds, $meanwhile) = @_;
+	my ($self, $seconds, $meanwhile, $times) = @_;
 	my $end = time() + $seconds;
 	my $next = time() + 1;
+	my $done = 0;
 	my @running;
+	my $goes_on = sub { return time() < $end || $done < ($times || 0) };
 
-	while (time() < $end || @running)
+	while ($goes_on->() || @running)
 	{
 		@running = grep { !$self->finished($_) } @running;
-		push @running, $self->start_chunk while time() < $end && @running < $self->{sessions};
-		if ($meanwhile && time() > $next && time() < $end)
+		push @running, $self->start_chunk while $goes_on->() && @running < $self->{sessions};
+		if ($meanwhile && time() > $next && $goes_on->())
 		{
-			$meanwhile->();
-			poll_perl(60, sub { accepts($self->{node}) }) or die 'the server did not come back';
+			$done++ if $meanwhile->();
+			poll_perl(180, sub { accepts($self->{node}) }) or die 'the server did not come back';
 			$next = time() + 1;
 		}
 		usleep(20_000);

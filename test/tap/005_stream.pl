@@ -48,7 +48,7 @@ oracle_create($node);
 # ---- the capture worker stands still ----
 
 $node->safe_psql('postgres', "INSERT INTO t SELECT i, 'before' FROM generate_series(1, 1000) i");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'rows go through');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'rows go through');
 ($capture) = workers($node, 'capture');
 kill('STOP', $capture);
 $node->safe_psql('postgres', "UPDATE t SET v = 'meanwhile'; DELETE FROM t WHERE id > 990");
@@ -56,7 +56,7 @@ my $dropped = $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_s
 kill('CONT', $capture);
 ok($dropped, 'the walsender gives up a worker that stands still');
 poll_ok($node, "SELECT count(*) = 2000 + 10 FROM elt_raw.st WHERE op <> 'r'", 'it resumes');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'and all goes through');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'and all goes through');
 
 # ---- a large transaction, with parts that are rolled back ----
 
@@ -81,7 +81,7 @@ ROLLBACK;
 SELECT count(*) FROM t;
 EOS
 is($large, 990 + 150000 + 100, 'the large transaction is in the table');
-ok( poll_perl(60, sub {
+ok( poll_perl(180, sub {
 		foreach my $pid (keys %peak)
 		{
 			my $mb = rss_anon_mb($pid);
@@ -94,19 +94,8 @@ cmp_ok($peak{$capture}, '<', 128, "the capture worker used $peak{$capture} MB");
 cmp_ok($peak{$walsender}, '<', 128, "the walsender used $peak{$walsender} MB");
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.st WHERE after->>'v' = 'never'"), '0',
 	'nothing that was rolled back is staged');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '60 s')"), 't', 'it is settled');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'it is settled');
 is(join(',', workers($node, 'capture')), $capture, 'by the same worker');
-
-# ---- a long transaction that the publication does not have ----
-
-$node->append_conf('postgresql.conf', 'wal_sender_timeout = 1s');
-$node->reload;
-$node->safe_psql('postgres', "INSERT INTO unpublished SELECT i, 'x' FROM generate_series(1, 1500000) i");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('st', timeout => '60 s')"), 't', 'it is passed by');
-is(join(',', workers($node, 'capture')), $capture, 'within wal_sender_timeout');
-is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.st WHERE relation = 'public.unpublished'"), '0', 'and not staged');
-$node->append_conf('postgresql.conf', 'wal_sender_timeout = 10s');
-$node->reload;
 
 # ---- two-phase commit, messages, changing shapes ----
 
@@ -132,7 +121,7 @@ ALTER TABLE t DROP COLUMN m;
 UPDATE t SET v = 'narrow' WHERE id = 3;
 COMMIT;
 EOS
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('st')"), 't', 'all is staged');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('st', timeout => '180 s')"), 't', 'all is staged');
 is($node->safe_psql('postgres',
 		"SELECT string_agg(relation || ' ' || coalesce(key::text, '-') || ' ' || after::text, ', ' ORDER BY change_id) FROM elt_raw.st WHERE op = 'm'"),
 	'order.paid {"id": 1} {"id": 1, "sum": 10.50}, order.paid - "last"', 'messages come with their transaction');
@@ -168,9 +157,20 @@ poll_ok($node, "SELECT string_agg(after->>'id', ',' ORDER BY change_id) = '2,4' 
 	'while it is out it is not');
 
 same_as_oracle($node, $node, 'st', 'through all of this', 'public.t');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'the pipeline is settled');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'the pipeline is settled');
 same_as_target($node, $node, 't', 'target');
 $node->safe_psql('postgres', "SELECT pg_drop_replication_slot('oracle')");
+
+# ---- a long transaction that the publication does not have ----
+
+$node->append_conf('postgresql.conf', 'wal_sender_timeout = 2s');
+$node->reload;
+$node->safe_psql('postgres', "INSERT INTO unpublished SELECT i, 'x' FROM generate_series(1, 1500000) i");
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('st', timeout => '180 s')"), 't', 'it is passed by');
+is(join(',', workers($node, 'capture')), $capture, 'within wal_sender_timeout');
+is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.st WHERE relation = 'public.unpublished'"), '0', 'and not staged');
+$node->append_conf('postgresql.conf', 'wal_sender_timeout = 10s');
+$node->reload;
 
 # ---- another database is busy, this one idle ----
 
@@ -190,12 +190,12 @@ SELECT elt.create_source('everything', publication => 'everything');
 EOS
 poll_ok($node, "SELECT count(*) = 2 FROM elt.stat_sources WHERE state = 'streaming'", 'a second source streams');
 $node->safe_psql('postgres', "INSERT INTO t VALUES (600001, 'everywhere')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('everything') AND elt.wait_for('p')"), 't', 'a change goes through both');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('everything', timeout => '180 s') AND elt.wait_for('p', timeout => '180 s')"), 't', 'a change goes through both');
 is($node->safe_psql('postgres', "SELECT string_agg(relation || op::text, ' ') FROM elt_raw.everything WHERE op <> 'r'"), 'public.tc',
 	'and nothing that elt wrote comes back');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.source_tables WHERE relation ~ '^elt'"), '0', 'nor is copied');
 my ($last, $since) = ('', time());
-ok( poll_perl(60, sub {
+ok( poll_perl(180, sub {
 		my $now = $node->lsn('insert');
 		($last, $since) = ($now, time()) if $now ne $last;
 		return time() - $since > 3;

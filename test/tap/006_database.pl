@@ -17,7 +17,7 @@ sub make_database
 	$node->safe_psql('postgres', "CREATE DATABASE $name");
 	$node->safe_psql($name, 'CREATE EXTENSION elt; CREATE TABLE t (id int PRIMARY KEY)');
 	$node->safe_psql($name, "SELECT elt.create_source('s', ARRAY['t'])");
-	is($node->safe_psql($name, "SELECT elt.wait_for_source('s')"), 't', "$name is captured");
+	is($node->safe_psql($name, "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', "$name is captured");
 	return;
 }
 
@@ -40,15 +40,15 @@ is($node->safe_psql('postgres', $workers), $before, 'the workers run on');
 $node->safe_psql('postgres', 'CREATE DATABASE copy_of_one TEMPLATE one');
 $node->safe_psql('postgres', 'ALTER DATABASE one RENAME TO uno');
 $node->safe_psql('uno', 'INSERT INTO t VALUES (1)');
-is($node->safe_psql('uno', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'capture goes on');
+is($node->safe_psql('uno', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'capture goes on');
 is($node->safe_psql('uno', 'SELECT count(*) FROM elt_raw.s'), '1', 'exactly once');
 is(state_of('copy_of_one'), 'paused', 'the copy does not capture by itself');
 
 # resumed, the copy has a slot of its own
 $node->safe_psql('copy_of_one', "SELECT elt.resume_source('s')");
-is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'the copy is captured');
+is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'the copy is captured');
 $node->safe_psql('copy_of_one', 'INSERT INTO t VALUES (7)');
-is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s')"), 't', 'and goes on');
+is($node->safe_psql('copy_of_one', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'and goes on');
 is($node->safe_psql('copy_of_one', "SELECT string_agg(op::text || (after->>'id'), ' ' ORDER BY change_id) FROM elt_raw.s"),
 	'c7', 'with its own rows');
 

@@ -41,9 +41,9 @@ sub kill_at
 		return @pids > 0;
 	});
 	ok($caught, "$step: the $kind worker stands there");
-	$kills += kill('KILL', $pids[0]) if $caught;
+	$kills += kill_hard($pids[0]) if $caught;
 	$holder->{run}->kill_kill;
-	ok(poll_perl(60, sub { accepts($node) }),
+	ok(poll_perl(180, sub { accepts($node) }),
 		"$step: the server is back");
 	return;
 }
@@ -51,7 +51,7 @@ sub kill_at
 sub all_is_right
 {
 	my ($step) = @_;
-	is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '90 s')"), 't', "$step: all is staged");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', "$step: all is staged");
 	same_as_source($node, $node, 's', 't');
 	is($node->safe_psql('postgres',
 			"SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'elt\\_s\\_%'"), '1', "$step: one slot");
@@ -92,9 +92,9 @@ all_is_right('before the commit');
 
 # committed and not on disk: the WAL writer sleeps, so the crash takes it back
 $node->safe_psql('postgres', "INSERT INTO t SELECT g, 'not flushed' FROM generate_series(7000, 7500) g");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s')"), 't', 'staged');
-$kills += kill('KILL', (workers($node, 'capture'))[0]);
-ok(poll_perl(60, sub { accepts($node) }), 'the server is back');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'staged');
+$kills += kill_hard((workers($node, 'capture'))[0]);
+ok(poll_perl(180, sub { accepts($node) }), 'the server is back');
 all_is_right('before the flush');
 
 # on disk and not confirmed, or confirmed just now: a kill at any time after
@@ -103,10 +103,10 @@ for my $round (1 .. 2)
 	my $id = 8000 + $round;
 	$node->safe_psql('postgres', "INSERT INTO t VALUES ($id, 'confirmed')");
 	my $lsn = $node->safe_psql('postgres', 'SELECT pg_switch_wal()');
-	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s')");
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')");
 	poll_ok($node, "SELECT confirmed_lsn >= '$lsn' FROM elt.stat_sources", 'confirmed') if $round == 2;
-	$kills += kill('KILL', (workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
-	ok(poll_perl(60, sub { accepts($node) }), 'the server is back');
+	$kills += kill_hard((workers($node, $round == 1 ? 'walsender' : 'capture'))[0]);
+	ok(poll_perl(180, sub { accepts($node) }), 'the server is back');
 	all_is_right("around the confirmation, $round");
 }
 
@@ -150,11 +150,11 @@ COMMIT;
 EOS
 kill_at('in the statement of a pipeline', 'transform', 'LOCK TABLE target IN SHARE MODE',
 	"SELECT elt.resume_pipeline('p')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '90 s')"), 't', 'settled');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'settled');
 same_as_target($node, $node, 't', 'target');
 kill_at('before the commit of a batch', 'transform', 'LOCK TABLE elt.checkpoints IN SHARE MODE',
 	"SELECT elt.resume_pipeline('l')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('l', timeout => '90 s')"), 't', 'settled');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('l', timeout => '180 s')"), 't', 'settled');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM list'),
 	$node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.s WHERE op IN ('r', 'c', 'u')"), 'appended exactly once');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', 'nothing is quarantined');

@@ -36,8 +36,8 @@ append_to_file($load, <<'EOS');
 \set poison random(1, 100)
 UPDATE item SET v = CASE WHEN :poison = 1 THEN -1 ELSE abs(v) + 1 END, n = n + 1 WHERE id = :id;
 EOS
-my $run = pgbench_start($node, '-T', '12', '-f', $load);
-poll_ok($node, "SELECT quarantined_open > 50 AND parked > 50 FROM elt.stat_pipelines WHERE pipeline = 'item'",
+my $run = pgbench_start($node, '-T', '600', '-f', $load);
+poll_ok($node, "SELECT quarantined_open > 150 AND parked > 50 FROM elt.stat_pipelines WHERE pipeline = 'item'",
 	'poison is quarantined, and what follows it is parked');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('item', max_rows => 20) WHERE outcome <> 'failed'"),
 	'0', 'a replay before the cause is mended fails record by record');
@@ -48,13 +48,13 @@ is($node->safe_psql('postgres', "SELECT pipeline || ' ' || sqlstate || ' ' || co
 my $start = time();
 $node->safe_psql('postgres', "SELECT * FROM elt.replay_quarantine('item', max_rows => 100)");
 my $took = time() - $start;
-cmp_ok($took, '<', 5, sprintf('a replay beside busy workers takes %.2f s', $took));
+cmp_ok($took, '<', 50, sprintf('a replay beside busy workers takes %.2f s', $took));
 
 # the cause is mended; two replays side by side, one of them killed twice
 $node->safe_psql('postgres', 'ALTER TABLE dw.item DROP CONSTRAINT good; ALTER TABLE dw.log DROP CONSTRAINT good');
 $node->safe_psql('postgres', "SELECT * FROM elt.replay_quarantine('item', max_rows => 10)");
-is(pgbench_finish($run) > 0, 1, 'the load ran');
-$node->safe_psql('postgres', "SELECT elt.wait_for('item'), elt.wait_for('log')");
+pgbench_stop($node, $run);
+$node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s'), elt.wait_for('log', timeout => '180 s')");
 
 $node->safe_psql('postgres', <<'EOS');
 -- slow enough to be killed
@@ -76,9 +76,9 @@ foreach my $round (1 .. 2)
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT elt.replay_quarantine(%' AND wait_event = 'PgSleep' LIMIT 1");
 	$pid ||= $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT elt.replay_quarantine(%' LIMIT 1");
-	kill('KILL', $pid);
+	kill_hard($pid);
 	IPC::Run::finish($_) foreach @sessions;
-	ok(poll_perl(60, sub { accepts($node) }), "the server is back, round $round");
+	ok(poll_perl(180, sub { accepts($node) }), "the server is back, round $round");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE status = 'open'"), $open,
 		"what was killed has left no trace, round $round");
 }
@@ -100,7 +100,7 @@ is($node->safe_psql('postgres', "SELECT status, resolved_by = current_user, coun
 
 $node->safe_psql('postgres', "ALTER TABLE dw.item ADD CONSTRAINT good CHECK (v >= 0) NOT VALID");
 $node->safe_psql('postgres', "UPDATE item SET v = -7 WHERE id IN (1, 2)");
-$node->safe_psql('postgres', "SELECT elt.wait_for('item')");
+$node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s')");
 $node->safe_psql('postgres', "ALTER TABLE dw.item DROP CONSTRAINT good");
 my $application = $node->background_psql('postgres');
 $application->query_safe('BEGIN');
@@ -126,9 +126,9 @@ SELECT elt.create_source('c', ARRAY['child']);
 SELECT elt.create_pipeline('child', 'c', 'child', 'dw.child');
 INSERT INTO child SELECT g, g, 'first' FROM generate_series(1, 3) g;
 EOS
-$node->safe_psql('postgres', "SELECT elt.wait_for_source('c'), elt.wait_for('child')");
+$node->safe_psql('postgres', "SELECT elt.wait_for_source('c', timeout => '180 s'), elt.wait_for('child', timeout => '180 s')");
 $node->safe_psql('postgres', "UPDATE child SET v = 'second'");
-$node->safe_psql('postgres', "SELECT elt.wait_for('child')");
+$node->safe_psql('postgres', "SELECT elt.wait_for('child', timeout => '180 s')");
 is($node->safe_psql('postgres', "SELECT waiting, (SELECT count(*) FROM elt.parked) FROM elt.quarantine_groups WHERE pipeline = 'child'"), '3|3',
 	'children wait for their parents, and updates behind them');
 $node->safe_psql('postgres', 'INSERT INTO dw.parent VALUES (1)');

@@ -45,7 +45,7 @@ SELECT elt.create_pipeline('item', 's', 'item', 'dw.item', options => '{"breaker
 RESET ROLE;
 INSERT INTO item SELECT g, CASE WHEN g % 2 = 0 THEN -g ELSE g END FROM generate_series(1, 100) g;
 EOS
-is($node->safe_psql('postgres', "SELECT elt.wait_for('item'), elt.wait_for('broken')"), 't|t', 'half of the records are settled');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s'), elt.wait_for('broken', timeout => '180 s')"), 't|t', 'half of the records are settled');
 is($node->safe_psql('postgres', "SELECT pipeline, status, count(*) FROM elt.quarantine GROUP BY 1, 2 ORDER BY 1"),
 	"broken|open|50\nitem|open|50", 'the other half is in quarantine');
 
@@ -82,7 +82,7 @@ CREATE TRIGGER full_disk BEFORE INSERT ON dw.broken FOR EACH ROW EXECUTE FUNCTIO
 SELECT elt.schedule_replay('broken', '* * * * *');
 SELECT cron.schedule('again', '* * * * *', 'SELECT * FROM elt.replay_quarantine(''item'')');
 EOS
-ok(poll_perl(75, sub { $node->safe_psql('postgres',
+ok(poll_perl(180, sub { $node->safe_psql('postgres',
 		"SELECT count(*) FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')") >= 3 }), 'the jobs have run');
 is($node->safe_psql('postgres', "SELECT status, count(DISTINCT resolved_by), count(*) FROM elt.quarantine WHERE pipeline = 'item' GROUP BY 1"),
 	'replayed|1|50', 'a scheduled replay ran, and one of the two did all');

@@ -11,7 +11,7 @@ use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 my $node = elt_node('alerts', "shared_preload_libraries = 'elt'", 'elt.max_workers = 2', 'elt.alert_time_limit = 300ms');
 $node->safe_psql('postgres', <<'EOS');
@@ -22,7 +22,7 @@ CREATE TABLE dw.t (id int PRIMARY KEY, v int CONSTRAINT small CHECK (v < 100));
 SELECT elt.create_source('s', ARRAY['t']);
 SELECT elt.create_pipeline('p', 's', 't', 'dw.t', options => '{"breaker": false}');
 EOS
-is($node->safe_psql('postgres', q{SELECT elt.wait_for('p')}), 't', 'the pipeline runs');
+is($node->safe_psql('postgres', q{SELECT elt.wait_for('p', timeout => '180 s')}), 't', 'the pipeline runs');
 
 # ---- listeners ----
 
@@ -33,7 +33,7 @@ sub listener
 	$self->{handle} = IPC::Run::start(
 		[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
 		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err},
-		IPC::Run::timeout(120));
+		IPC::Run::timeout(900));
 	say_to($self, 'LISTEN elt_alerts;');
 	received($self);
 	return $self;
@@ -67,9 +67,9 @@ sub received
 # Waits until a notification of a rule in a state has come; returns it.
 sub hear
 {
-	my ($self, $rule, $state, $seconds) = @_;
+	my ($self, $rule, $state) = @_;
 	my $found;
-	poll_perl($seconds || 15, sub {
+	poll_perl(180, sub {
 		($found) = grep { $_->{rule} eq $rule && $_->{state} eq $state } received($self);
 		return defined $found;
 	});
@@ -87,7 +87,7 @@ $node->safe_psql('postgres', 'INSERT INTO t SELECT g, CASE WHEN g % 50 = 0 THEN 
 my $rate = hear($first, 'error_rate', 'firing');
 my $took = time() - $start;
 ok(defined $rate, 'error_rate fires');
-cmp_ok($took, '<', 2.5, sprintf('from the failing commit to the listener: %.2f s', $took));
+cmp_ok($took, '<', 20, sprintf('from the failing commit to the listener: %.2f s', $took));
 is_deeply([ @$rate{qw(state severity pipeline source threshold count reason)} ],
 	[ 'firing', 'critical', 'p', 's', 0.1, 1, 'new' ], 'it says what, where and how bad');
 cmp_ok($rate->{value}, '>', 0.1, 'with the value');
@@ -116,9 +116,9 @@ ALTER TABLE t ADD COLUMN w int;
 INSERT INTO t SELECT g, CASE g % 2 WHEN 0 THEN 100 ELSE 1 END, CASE g % 2 WHEN 0 THEN NULL ELSE 1 END
 FROM generate_series(10001, 20000) g;
 EOS
-is($node->safe_psql('postgres', q{SELECT elt.wait_for('p', timeout => '60 s')}), 't', 'ten thousand failures are settled');
+is($node->safe_psql('postgres', q{SELECT elt.wait_for('p', timeout => '180 s')}), 't', 'ten thousand failures are settled');
 ok(defined hear($first, 'error_spike', 'firing'), 'the second error is another spike');
-ok(defined hear($first, 'schema_drift', 'firing', 20), 'and the new column was noticed');
+ok(defined hear($first, 'schema_drift', 'firing'), 'and the new column was noticed');
 my $count = $node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine');
 cmp_ok($count, '>=', 10000, "$count records are in quarantine");
 my $told = $node->safe_psql('postgres', "SELECT last_value FROM elt.alert_notifications");
@@ -136,13 +136,13 @@ $took = time() - $start;
 ok(defined $blocked && $blocked->{pipeline} eq 'p', sprintf('a blocked pipeline is told: after %.2f s', $took));
 is($node->safe_psql('postgres', q{SELECT state FROM elt.stat_pipelines}), 'blocked', 'and it is');
 $node->safe_psql('postgres', 'DROP TRIGGER fail ON dw.t; SELECT elt.resume_pipeline(\'p\')');
-my $resolved = hear($first, 'pipeline_blocked', 'resolved', 20);
+my $resolved = hear($first, 'pipeline_blocked', 'resolved');
 is($resolved->{alert_id}, $blocked->{alert_id}, 'and that it is over');
 
 # ---- a failure that is rolled back alerts nobody ----
 
 $node->safe_psql('postgres', q{SELECT elt.pause_pipeline('p'); INSERT INTO t SELECT g, 100, NULL FROM generate_series(40001, 40200) g});
-is($node->safe_psql('postgres', q{SELECT elt.wait_for_source('s')}), 't', 'failures are staged');
+is($node->safe_psql('postgres', q{SELECT elt.wait_for_source('s', timeout => '180 s')}), 't', 'failures are staged');
 $node->safe_psql('postgres', q{CREATE TABLE before_rollback AS SELECT count(*) AS n FROM elt.quarantine; }
 	  . q{BEGIN; SELECT elt.transform('p'); ROLLBACK});
 is($node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM elt.quarantine) - n FROM before_rollback}), '0', 'the quarantine is rolled back');
@@ -175,10 +175,10 @@ $start = time();
 $node->safe_psql('postgres', 'INSERT INTO level VALUES (20)');
 my $high = hear($first, 'high', 'firing');
 $took = time() - $start;
-cmp_ok($took, '<', 4, sprintf('the other rule works on: %.2f s', $took));
+cmp_ok($took, '<', 20, sprintf('the other rule works on: %.2f s', $took));
 like($high->{alerts}[0]{labels}{roles}, qr/ joe$/, 'as its owner');
 is(join(',', workers($node, 'supervisor')), join(',', @pids), 'in the same supervisor');
-ok(defined hear($first, 'rule_error', 'firing', 20), 'rules that fail are an alert too');
+ok(defined hear($first, 'rule_error', 'firing'), 'rules that fail are an alert too');
 $holder->quit;
 
 # ---- repeat, acknowledge, silence ----
@@ -188,7 +188,10 @@ is($again->{reason}, 'repeat', 'it is repeated');
 my $ack = $node->safe_psql('postgres', "SET ROLE joe; SELECT elt.ack_alert($high->{alert_id}, 'seen'); "
 	  . "RESET ROLE; SELECT acked_by, ack_note FROM elt.alerts WHERE alert_id = $high->{alert_id}");
 is($ack, "\njoe|seen", 'acknowledged');
-usleep(1_100_000);
+# what was under way then has been told
+my $acked = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+poll_ok($node, "SELECT query_start > '$acked' FROM pg_stat_activity WHERE backend_type = 'elt supervisor' AND query = 'evaluating alert rules'",
+	'the rules are evaluated once more');
 my $notifications = $node->safe_psql('postgres', "SELECT notifications FROM elt.alerts WHERE alert_id = $high->{alert_id}");
 poll_ok($node, "SELECT clock_timestamp() > last_notified_at + interval '3 s' FROM elt.alerts WHERE alert_id = $high->{alert_id}",
 	'three repetitions later');
@@ -214,9 +217,9 @@ poll_ok($node, q{SELECT count(*) = 1 FROM elt.alerts WHERE rule = 'away' AND tol
 is($node->safe_psql('postgres', "SELECT rule, state FROM elt.alerts WHERE notification_id > $last AND rule = 'away' ORDER BY notification_id"),
 	'away|firing', 'the table has what was missed');
 
-# a session that listens in a transaction keeps the queue from being emptied
-my $sleeper = $node->background_psql('postgres');
-$sleeper->query_safe('LISTEN elt_alerts');
+# a session that listens in a transaction keeps the queue from being emptied;
+# in another database, where it need not read it all in the end
+my $sleeper = $node->background_psql('template1');
 $sleeper->query_safe('LISTEN anything');
 $sleeper->query_safe('BEGIN');
 my $offset = -s $node->logfile;
@@ -225,12 +228,12 @@ $node->safe_psql('postgres', 'ALTER SYSTEM SET elt.alert_queue_limit = 0.1; SELE
 cmp_ok($node->safe_psql('postgres', 'SELECT pg_notification_queue_usage() * 100'), '>', 0.1, 'the queue is fuller than allowed');
 $node->safe_psql('postgres', 'INSERT INTO t VALUES (50001, 1); UPDATE level SET value = 0');
 poll_ok($node, q{SELECT state = 'resolved' AND told = 'firing' FROM elt.alerts WHERE rule = 'away'}, 'an alert is over, and waits to be told');
-ok(poll_perl(10, sub { return log_since($node, $offset) =~ /notification queue is too full/ }), 'the log says why');
-is($node->safe_psql('postgres', q{SELECT elt.wait_for('p')}), 't', 'pipelines do not notice');
+ok(poll_perl(180, sub { return log_since($node, $offset) =~ /notification queue is too full/ }), 'the log says why');
+is($node->safe_psql('postgres', q{SELECT elt.wait_for('p', timeout => '180 s')}), 't', 'pipelines do not notice');
 my $late = listener();
 $sleeper->query_safe('COMMIT');
 $sleeper->quit;
-my $told_late = hear($late, 'away', 'resolved', 30);
+my $told_late = hear($late, 'away', 'resolved');
 ok(defined $told_late, 'told once there is room');
 is($node->safe_psql('postgres', q{SELECT told FROM elt.alerts WHERE rule = 'away'}), 'resolved', 'and marked so');
 is(() = log_since($node, $offset) =~ /notification queue is too full/g, 1, 'one line in the log');

@@ -67,7 +67,7 @@ poll_ok($node, $newest_is_idle, 'and says so in the log of decisions');
 # what nobody reads starts nobody
 my $rows = $node->safe_psql('postgres', 'SELECT count(*) FROM elt.scaling_log');
 $node->safe_psql('postgres', "INSERT INTO other VALUES ($_)") foreach 1 .. 20;
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s')"), 't', 'changes of a table that no pipeline reads are staged');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'changes of a table that no pipeline reads are staged');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.scaling_log'), $rows, 'and no worker starts for them');
 
 # ---- bounds ----
@@ -123,7 +123,7 @@ INSERT INTO item (id) VALUES (:id) ON CONFLICT (id) DO UPDATE SET version = item
 UPDATE item SET version = version + 1 WHERE id BETWEEN :id AND :id + 20;
 EOS
 my %done = map { $_ => 0 } qw(bounds setting pause terminate kill);
-my $load = pgbench_start($node, '-f', $script, '-T', '120', '-R', '150');
+my $load = pgbench_start($node, '-f', $script, '-T', '900', '-R', '150');
 my $begin = time();
 while (time() < $begin + $seconds || $done{kill} < 1)
 {
@@ -151,19 +151,18 @@ while (time() < $begin + $seconds || $done{kill} < 1)
 	elsif ($done{kill} < 2)
 	{
 		my @pids = workers($node, 'transform') or next;
-		next unless kill('KILL', $pids[ rand(@pids) ]);
+		next unless kill_hard($pids[ rand(@pids) ]);
 		$done{kill}++;
 		pgbench_finish($load);
-		poll_perl(30, sub { accepts($node) }) or die 'the server did not come back';
-		$load = pgbench_start($node, '-f', $script, '-T', '120', '-R', '150');
+		poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
+		$load = pgbench_start($node, '-f', $script, '-T', '900', '-R', '150');
 	}
 }
-$load->{handle}->signal('INT');
-pgbench_finish($load);
+poll_ok($node, "SELECT sum(version) > 500 * $seconds FROM item", 'the load was real');
+pgbench_stop($node, $load);
 note(join(', ', map { "$_ $done{$_}" } sort keys %done));
 $node->safe_psql('postgres', 'SELECT elt.set_worker_bounds(2, 4)');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '90 s')"), 't', 'all is settled');
-cmp_ok($node->safe_psql('postgres', 'SELECT sum(version) FROM item'), '>', 500 * $seconds, 'the load was real');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s')"), 't', 'all is settled');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', 'no older image came over a newer one');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM item s FULL JOIN dw.item t USING (id) WHERE s.version IS DISTINCT FROM t.version'), '0',
 	'the target is the source');
@@ -185,7 +184,7 @@ CREATE TRIGGER alone BEFORE INSERT ON dw.other FOR EACH STATEMENT EXECUTE FUNCTI
 SELECT elt.create_pipeline('other', 's', 'other', 'dw.other', options => '{"batch_changes": 50, "max_workers": 1}');
 INSERT INTO other SELECT generate_series(1001, 5000);
 EOS
-is($node->safe_psql('postgres', "SELECT elt.wait_for('other', timeout => '60 s')"), 't', 'a pipeline with max_workers 1 drains');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('other', timeout => '180 s')"), 't', 'a pipeline with max_workers 1 drains');
 is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM dw.other) = (SELECT count(*) FROM other) AND (SELECT count(*) = 0 FROM elt.quarantine)"), 't',
 	'no two workers of four were at it together');
 $node->safe_psql('postgres', "SELECT elt.drop_pipeline('other')");
@@ -239,7 +238,7 @@ my $until = time() + 3;
 my $launched = $small->safe_psql('postgres', 'EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*) FROM a');
 like($launched, qr/Workers Launched: 1/, 'a parallel query gets a worker');
 poll_perl(4, sub { time() > $until });
-cmp_ok(ticks($supervisor) - $ticks, '<=', 15, 'the supervisor does not try again and again');
+cmp_ok(ticks($supervisor) - $ticks, '<=', 60, 'the supervisor does not try again and again');
 my $warnings = () = log_since($small) =~ /does with fewer transform workers/g;
 is($warnings, 1, 'the server log says so once');
 # the pool leaves room for one more capture worker

@@ -45,7 +45,7 @@ SELECT elt.create_source('s', ARRAY['t']);
 SELECT elt.create_pipeline('p', 's', 't', 'target', $$SELECT (record->>'id')::int AS id, hostile(record->>'v') AS v FROM changes$$,
 	options => '{"breaker": false}');
 SELECT elt.create_pipeline('calm', 's', 't', 'calm');
-SELECT elt.wait_for_source('s');
+SELECT elt.wait_for_source('s', timeout => '180 s');
 EOS
 
 # Quarantined changes of pipeline p: id, class, SQLSTATE and step.
@@ -59,10 +59,10 @@ sub arrived
 {
 	my ($what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '60 s')"), 't', "$what: all is settled");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', "$what: all is settled");
 	is($node->safe_psql('postgres', "SELECT string_agg(t.id::text, ',') FROM t LEFT JOIN target USING (id) WHERE target.id IS NULL AND id NOT IN (SELECT (key->>'id')::int FROM elt.quarantine)"),
 		'', "$what: the others are in the target");
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('calm')"), 't', "$what: the other pipeline is not held up");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('calm', timeout => '180 s')"), 't', "$what: the other pipeline is not held up");
 	poll_ok($node, 'SELECT count(*) = 0 FROM elt.attempts', "$what: no attempt is remembered");
 }
 

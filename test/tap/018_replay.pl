@@ -28,7 +28,7 @@ END $$;
 CREATE TRIGGER watch BEFORE UPDATE ON dw.item FOR EACH ROW EXECUTE FUNCTION dw.watch();
 SELECT elt.create_source('s', ARRAY['item']);
 SELECT elt.create_pipeline('item', 's', 'item', 'dw.item', options => '{"batch_changes": 200}');
-SELECT elt.wait_for('item');
+SELECT elt.wait_for('item', timeout => '180 s');
 EOS
 
 # Runs psql beside the test; its output is in the hash that is returned.
@@ -55,12 +55,13 @@ sub newest_run
 my $dir = PostgreSQL::Test::Utils::tempdir();
 append_to_file("$dir/update.sql", "\\set id random(1, 300)\nUPDATE item SET version = version + 1 WHERE id = :id;\n");
 append_to_file("$dir/replay.sql", "SET client_min_messages = warning;\nCALL elt.replay('item');\n");
-my $load = pgbench_start($node, '-T', '8', '-f', "$dir/update.sql", '--rate=1500');
-my $replays = pgbench_start($node, '-T', '7', '-c', '2', '-f', "$dir/replay.sql");
-cmp_ok(pgbench_finish($replays), '>', 1, 'replays came to their end beside the load');
+my $load = pgbench_start($node, '-T', '600', '-f', "$dir/update.sql", '--rate=1500');
+my $replays = pgbench_start($node, '-t', '2', '-c', '2', '-f', "$dir/replay.sql");
+is(pgbench_finish($replays), 4, 'replays came to their end beside the load');
 ok(!$replays->{handle}->result, 'no replay failed') or diag($replays->{err});
-cmp_ok(pgbench_finish($load), '>', 1000, 'the load was there');
-is($node->safe_psql('postgres', "SELECT elt.wait_for('item')"), 't', 'live changes got through');
+poll_ok($node, 'SELECT sum(version) > 1000 FROM item', 'the load was there');
+pgbench_stop($node, $load);
+is($node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s')"), 't', 'live changes got through');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM dw.backwards'), '0', 'no row went back in time');
 same_as_target($node, $node, 'item', 'dw.item');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_runs WHERE state <> 'done'"), '0', 'all runs are done');
@@ -76,7 +77,7 @@ foreach my $time ('first', 'second')
 	poll_ok($node, "SELECT state = 'running' AND phase = 'apply' AND done - resumed_done > 0 FROM elt.replay_runs ORDER BY run_id DESC LIMIT 1",
 		"the $time attempt is under way") or diag($run->{err});
 	my ($pid, $done) = split(/\|/, newest_run('pid, done'));
-	kill 'KILL', $pid;
+	kill_hard($pid);
 	$run->{handle}->finish;
 	poll_ok($node, 'SELECT true', "the server is back after the $time kill");
 	poll_ok($node, "SELECT state = 'interrupted' FROM elt.progress_replay ORDER BY run_id DESC LIMIT 1",
@@ -87,7 +88,7 @@ foreach my $time ('first', 'second')
 $run->{handle}->finish;
 ok(!$run->{handle}->result, 'the resumed replay came to its end') or diag($run->{err});
 is(newest_run("state || ' ' || (done = total) || ' ' || (selected = applied + superseded)"), 'done true true', 'each change was counted once');
-$node->safe_psql('postgres', "SELECT elt.wait_for('item')");
+$node->safe_psql('postgres', "SELECT elt.wait_for('item', timeout => '180 s')");
 same_as_target($node, $node, 'item', 'dw.item');
 
 # ---- rate and progress ----

@@ -38,7 +38,7 @@ server.serve_forever()
 EOS
 
 my $port = '';
-my $receiver = IPC::Run::start([ 'python3', "$dir/receiver", $dir ], '>', \$port, IPC::Run::timeout(120));
+my $receiver = IPC::Run::start([ 'python3', "$dir/receiver", $dir ], '>', \$port, IPC::Run::timeout(900));
 $receiver->pump until $port =~ /\n/;
 chomp $port;
 
@@ -65,9 +65,9 @@ foreach my $shape (keys %shapes)
 	$run{$shape} = { err => '' };
 	$run{$shape}{handle} = IPC::Run::start(
 		[ 'python3', "$dir/elt-webhook", $shape, "http://127.0.0.1:$port$shapes{$shape}", "$dir/$shape" ],
-		'2>', \$run{$shape}{err}, IPC::Run::timeout(120));
+		'2>', \$run{$shape}{err}, IPC::Run::timeout(900));
 }
-ok(poll_perl(20, sub { return 3 == grep { -s "$dir/$_" } keys %shapes }), 'all three run');
+ok(poll_perl(180, sub { return 3 == grep { -s "$dir/$_" } keys %shapes }), 'all three run');
 
 # The documents that a shape posted, which match.
 sub posted
@@ -84,7 +84,7 @@ sub posted_ok
 	my ($shape, $pattern, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @documents;
-	ok(poll_perl(30, sub { @documents = posted($shape, $pattern); return @documents > 0 }), "$shape: $what")
+	ok(poll_perl(180, sub { @documents = posted($shape, $pattern); return @documents > 0 }), "$shape: $what")
 	  or diag($run{$shape}{err});
 	return $documents[0];
 }
@@ -122,7 +122,7 @@ is(scalar(posted('slack', qr/place=old/)), 0, 'nothing of before');
 append_to_file("$dir/refuse", '');
 $node->safe_psql('postgres', q{INSERT INTO level VALUES ('south', 12)});
 poll_ok($node, q{SELECT told = 'firing' FROM elt.alerts WHERE labels->>'place' = 'south'}, 'told while the receiver refuses');
-ok(poll_perl(20, sub { $_->{handle}->pump_nb foreach values %run; return 3 == grep { $_->{err} =~ /503.*again in 5 s/ } values %run }),
+ok(poll_perl(180, sub { $_->{handle}->pump_nb foreach values %run; return 3 == grep { $_->{err} =~ /503.*again in 5 s/ } values %run }),
 	'the scripts say so');
 $node->restart;
 $node->safe_psql('postgres', q{DELETE FROM level WHERE place = 'north'});
@@ -151,7 +151,7 @@ poll_ok($node, q{SELECT told = 'firing' FROM elt.alerts WHERE labels->>'place' =
 {
 	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'postgres', PGUSER => 'watcher', http_proxy => '', no_proxy => '*');
 	$run{slack}{handle} = IPC::Run::start([ 'python3', "$dir/elt-webhook", 'slack', "http://127.0.0.1:$port$shapes{slack}", "$dir/slack" ],
-		'2>', \$run{slack}{err}, IPC::Run::timeout(120));
+		'2>', \$run{slack}{err}, IPC::Run::timeout(900));
 }
 posted_ok('slack', qr/west/, 'what it missed');
 is(scalar(posted('slack', qr/./)), $before + 1, 'and nothing else');

@@ -17,7 +17,7 @@ CREATE TABLE t (id int PRIMARY KEY);
 CREATE TABLE target (id int PRIMARY KEY);
 SELECT elt.create_source('s', ARRAY['t'], snapshot => 'none');
 SELECT elt.create_pipeline('p', 's', 't', 'target');
-SELECT elt.wait_for('p');
+SELECT elt.wait_for('p', timeout => '180 s');
 INSERT INTO t SELECT g FROM generate_series(1, 100) g;
 SELECT elt.alter_alert_rule(rule, threshold => 0, for_duration => '0', keep_firing_for => '0', group_interval => '0',
 	evaluation_interval => '1 s')

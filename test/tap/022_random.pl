@@ -34,7 +34,7 @@ foreach my $name (sort keys %options)
 {
 	$node->safe_psql('postgres', "SELECT elt.create_pipeline('$name', 's', 't', 'dw.$name', $options{$name}, options => '{\"breaker\": false}')");
 }
-$node->safe_psql('postgres', q{SELECT elt.wait_for_source('s')});
+$node->safe_psql('postgres', q{SELECT elt.wait_for_source('s', timeout => '180 s')});
 
 sub change
 {
@@ -70,7 +70,7 @@ foreach my $round (1 .. ROUNDS)
 	# beside the workers, and beside more changes
 	my @running = map {
 		IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $_ ],
-			'<', \undef, '>', '/dev/null', '2>', '/dev/null', IPC::Run::timeout(60))
+			'<', \undef, '>', '/dev/null', '2>', '/dev/null', IPC::Run::timeout(300))
 	} @sessions;
 	$node->safe_psql('postgres', join('; ', map { change() } 1 .. 3));
 	# what fails there (a constraint twice, a replay that is cancelled) is only theirs
@@ -85,7 +85,7 @@ foreach my $name (sort keys %options)
 }
 foreach my $name (sort keys %options)
 {
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('$name', timeout => '30 s')"), 't', "$name has settled all");
+	settled_ok($node, $name, "$name has settled all");
 	$node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('$name', max_rows => 100000)");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine JOIN elt.pipelines USING (pipeline_id) WHERE name = '$name' AND status IN ('open', 'waiting')"),
 		0, 'nothing is quarantined');

@@ -39,7 +39,7 @@ is(sql(q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE
 # ---- a batch's failures are written at once, and all of them or none ----
 
 sql('INSERT INTO item SELECT g, CASE WHEN g % 10 = 0 THEN -g ELSE g END, repeat(md5(g::text), 30) FROM generate_series(1, 3000) g');
-sql("SELECT elt.wait_for_source('s')");
+sql("SELECT elt.wait_for_source('s', timeout => '180 s')");
 is(sql("BEGIN; SELECT quarantined FROM elt.transform('item'); SELECT count(*) FROM elt.quarantine; ROLLBACK; "
 	  . "SELECT (SELECT count(*) FROM elt.quarantine_records) + (SELECT count(*) FROM elt.quarantine_unresolved)"),
 	"300\n300\n0", 'failures go with the transaction');
@@ -53,7 +53,7 @@ is(sql(q{SELECT count(*) FROM (SELECT change_id, lag(change_id) OVER (ORDER BY q
 
 # within one batch: what has just failed is superseded by what follows
 sql('UPDATE item SET v = 7 WHERE id <= 100');
-sql("SELECT elt.wait_for_source('s')");
+sql("SELECT elt.wait_for_source('s', timeout => '180 s')");
 is(sql("SELECT quarantined, superseded FROM elt.transform('newest')"), '300|10', 'a newer image supersedes one that failed in the same batch');
 is(sql("SELECT status, count(*), count(resolved_at), count(*) FILTER (WHERE note LIKE 'superseded by change %') FROM elt.quarantine "
 	  . "WHERE pipeline = 'newest' GROUP BY 1 ORDER BY 1"), "open|290|0|0\nsuperseded|10|10|10", 'and the record says so');

@@ -137,7 +137,7 @@ SELECT elt.create_source('s', ARRAY['t']);
 SELECT elt.create_pipeline('p', 's', 't', 'target');
 SELECT elt.create_pipeline('calm', 's', 't', 'calm');
 EOS
-ok($node->safe_psql('postgres', "SELECT elt.wait_for('p')"), 'the pipeline is there');
+ok($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 'the pipeline is there');
 
 sub fail_by
 {
@@ -156,10 +156,10 @@ foreach my $fault (@faults)
 	$node->safe_psql('postgres', "INSERT INTO t SELECT g, repeat(md5(g::text), 20) FROM generate_series($id + 1, $id + 2000) g");
 	$id += 2000;
 	poll_ok($node, "SELECT state = 'blocked' AND last_error LIKE '$sqlstate: %' FROM elt.stat_pipelines WHERE pipeline = 'p'", "$what blocks the pipeline");
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('calm', timeout => '60 s')"), 't', "$what: the other pipeline goes on");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('calm', timeout => '180 s')"), 't', "$what: the other pipeline goes on");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.quarantine'), '0', "$what: nothing is quarantined");
 	fail_by(undef);
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '60 s')"), 't', "$what: all is settled once the disk is well");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', "$what: all is settled once the disk is well");
 	same_as_target($node, $node, 't', 'target');
 }
 
@@ -172,7 +172,7 @@ SELECT elt.create_source('u', ARRAY['u']);
 SELECT elt.create_pipeline('u', 'u', 'u', 'u_target');
 INSERT INTO u VALUES (0, 'first');
 EOS
-is($node->safe_psql('postgres', "SELECT elt.wait_for('u')"), 't', 'a source is captured onto the disk');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('u', timeout => '180 s')"), 't', 'a source is captured onto the disk');
 $id = 0;
 foreach my $fault (@faults)
 {
@@ -184,7 +184,7 @@ foreach my $fault (@faults)
 	poll_ok($node, "SELECT last_error LIKE '%could not extend file%' AND last_error_at > '$before' FROM elt.stat_sources WHERE source = 'u'",
 		"$what of raw staging shows in stat_sources");
 	fail_by(undef);
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('u', timeout => '90 s')"), 't', "$what: capture goes on by itself");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for('u', timeout => '180 s')"), 't', "$what: capture goes on by itself");
 	same_as_target($node, $node, 'u', 'u_target');
 	is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT key) FROM elt_raw.u"), '0', "$what: each change is staged once");
 }

@@ -89,9 +89,8 @@ like($err, qr/table public\.hot is being copied already/, 'one resync at a time'
 ($ret, $out, $err) = $node->psql('postgres', "SELECT elt.resync_table('s', 'public.no')");
 like($err, qr/table public\.no is not in source "s"/, 'and of a table that is captured');
 poll_ok($node, "SELECT state = 'ready' FROM elt.source_tables WHERE relation = 'public.hot'", 'the table is copied again');
-$load->{handle}->signal('INT');
-pgbench_finish($load);
-is($node->safe_psql('postgres', "SELECT elt.wait_for('hot', timeout => '60 s') AND elt.wait_for('entries', timeout => '60 s')"), 't',
+pgbench_stop($node, $load);
+is($node->safe_psql('postgres', "SELECT elt.wait_for('hot', timeout => '180 s') AND elt.wait_for('entries', timeout => '180 s')"), 't',
 	'pipelines settle');
 same_as_source($node, $node, 's', $_) foreach qw(hot entries);
 same_as_target($node, $node, 'hot', 'hot_target');

@@ -33,7 +33,7 @@ sub copies_until
 {
 	my ($relation, $done, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(poll_perl(60, sub { progress($relation) >= $done }), "$what: $done rows of $relation are copied");
+	return ok(poll_perl(180, sub { progress($relation) >= $done }), "$what: $done rows of $relation are copied");
 }
 
 sub kill_worker
@@ -41,8 +41,8 @@ sub kill_worker
 	my ($kind) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my ($pid) = workers($node, $kind);
-	ok($pid && kill('KILL', $pid), "a $kind worker is killed");
-	poll_perl(60, sub { accepts($node) }) or die 'the server did not come back';
+	ok(kill_hard($pid), "a $kind worker is killed");
+	poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
 }
 
 # changes of rows that are copied and of rows that are not, inserts and deletes
@@ -69,9 +69,8 @@ foreach my $kind (qw(snapshot capture snapshot))
 	cmp_ok(progress('public.big'), '>=', 2000, 'what is done stays done');
 	write_rows();
 	copies_until('public.big', progress('public.big') + 1000, "after the crash of a $kind worker");
-	is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.s WHERE op = 'r'"),
-		$node->safe_psql('postgres', "SELECT count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"),
-		'no row is copied twice');
+	is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"),
+		'0', 'no row is copied twice');
 	write_rows();
 }
 cmp_ok($node->safe_psql('postgres', 'SELECT run FROM elt.snapshot_passes'), '>=', 3, 'the same pass goes on');
@@ -82,16 +81,16 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_acti
 write_rows();
 copies_until('public.big', progress('public.big') + 1000, 'after the connections broke');
 $node->safe_psql('postgres', "SELECT elt.pause_source('s')");
-ok(poll_perl(30, sub { !workers($node, 'snapshot') && !workers($node, 'capture') }), 'a pause stops them');
+ok(poll_perl(180, sub { !workers($node, 'snapshot') && !workers($node, 'capture') }), 'a pause stops them');
 my $paused = progress('public.big');
 write_rows();
 $node->safe_psql('postgres', "SELECT elt.resume_source('s')");
 copies_until('public.big', $paused + 1000, 'after a pause');
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 0');
 $node->reload;
-is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '90 s')"), 't', 'the copy ends');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '180 s')"), 't', 'the copy ends');
 write_rows();
-is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '60 s')"), 't', 'and the pipeline settles');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '180 s')"), 't', 'and the pipeline settles');
 same_as_source($node, $node, 's', 'big');
 same_as_target($node, $node, 'big', 'big_target');
 is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"), '0',
@@ -107,7 +106,7 @@ $node->safe_psql('postgres', 'INSERT INTO keyless SELECT i FROM generate_series(
 $node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'elt snapshot'");
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 0');
 $node->reload;
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'it is copied');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'it is copied');
 like(log_since($node), qr/the copy of table public\.keyless begins anew/, 'anew');
 same_as_source($node, $node, 's', 'keyless');
 
@@ -117,14 +116,14 @@ $node->reload;
 $node->safe_psql('postgres', "SELECT elt.resync_table('s', 'public.big')");
 copies_until('public.big', 2000, 'a resync');
 $node->safe_psql('postgres', "SELECT elt.pause_source('s')");
-ok(poll_perl(30, sub { !workers($node, 'snapshot') }), 'it is interrupted');
+ok(poll_perl(180, sub { !workers($node, 'snapshot') }), 'it is interrupted');
 $node->safe_psql('postgres', "ALTER TABLE big ADD COLUMN added int; VACUUM FULL big");
 write_rows();
 $node->safe_psql('postgres', "ALTER TABLE big_target ADD COLUMN added int");
 $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 0');
 $node->reload;
 $node->safe_psql('postgres', "SELECT elt.resume_source('s')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '90 s')"), 't', 'the resync ends');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('big', timeout => '180 s')"), 't', 'the resync ends');
 like(log_since($node), qr/the copy of table public\.big begins anew/, 'begun anew, since the table was rewritten');
 same_as_source($node, $node, 's', 'big');
 same_as_target($node, $node, 'big', 'big_target');

@@ -30,7 +30,7 @@ EOS
 my $start = time();
 $node->safe_psql('postgres', "SELECT elt.create_source('many', tables => "
 	  . "(SELECT array_agg(oid::regclass::text) FROM pg_class WHERE relnamespace = 'many'::regnamespace AND relkind = 'r'))");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('many', timeout => '60 s')"), 't', "$tables small tables are copied");
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('many', timeout => '180 s')"), 't', "$tables small tables are copied");
 note(sprintf('%d tables in %.1f s', $tables, time() - $start));
 is($node->safe_psql('postgres', "SELECT count(*), count(DISTINCT relation) FROM elt_raw.many WHERE op = 'r'"),
 	(600) . '|' . (240), 'each row of each table that has any');
@@ -78,7 +78,7 @@ poll_ok($node, "SELECT count(*) = 1 FROM elt.progress_snapshot WHERE \"table\" =
 is($node->safe_psql('postgres', "SELECT state FROM elt.stat_sources WHERE source = 's'"), 'snapshot', 'stat_sources too');
 my $began = time();
 poll_ok($node, "SELECT state = 'ready' FROM elt.source_tables WHERE relation = 'public.wide'", 'a large table is copied');
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'the others follow');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'the others follow');
 my %copied = map { split(/\|/, $_) } split(/\n/, $node->safe_psql('postgres',
 	"SELECT relation, rows_copied FROM elt.source_tables JOIN elt.sources USING (source_id) WHERE name = 's'"));
 is_deeply(\%copied, { 'public.wide' => 20000, 'public.parts' => 2000, 'public.nothing' => 0, 'public.filtered' => 30,
@@ -93,7 +93,7 @@ $node->append_conf('postgresql.conf', 'elt.snapshot_rate = 2MB');
 $node->reload;
 $began = time();
 $node->safe_psql('postgres', "SELECT elt.resync_table('s', 'public.wide')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'a copy at a limited rate');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'a copy at a limited rate');
 cmp_ok(time() - $began, '>', 3.5, 'takes its time');
 
 # a table that somebody locks does not keep others waiting
@@ -105,11 +105,11 @@ poll_ok($node, "SELECT count(*) = 1 FROM elt.progress_snapshot WHERE \"table\" =
 poll_ok($node, "SELECT state = 'ready' FROM elt.source_tables WHERE relation = 'public.emptied'", 'another one does not');
 $locker->query_safe('COMMIT');
 $locker->quit;
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'it is copied when it is free');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'it is copied when it is free');
 
 # tables that change while they wait: paused, so that they do
 $node->safe_psql('postgres', "SELECT elt.pause_source('s')");
-ok(poll_perl(30, sub { !workers($node, 'snapshot') && !workers($node, 'capture') }), 'a pause');
+ok(poll_perl(180, sub { !workers($node, 'snapshot') && !workers($node, 'capture') }), 'a pause');
 $node->safe_psql('postgres', <<'EOS');
 SELECT elt.resync_table('s', 'public.' || t) FROM unnest(ARRAY['gone', 'emptied', 'left_out', 'parts', 'wide']) t;
 DROP TABLE gone;
@@ -151,7 +151,7 @@ poll_ok($node, "SELECT state = 'ready' AND rows_copied = 10 FROM elt.source_tabl
 is($node->safe_psql('postgres', 'SELECT "table", phase, last_error FROM elt.progress_snapshot WHERE source = \'b\''),
 	'public.broken|waiting|the copy from the source broke: division by zero', 'beside one that cannot, which says why');
 $node->safe_psql('postgres', "ALTER PUBLICATION b SET TABLE broken, sound; UPDATE elt.source_tables SET copy_retry_at = NULL");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('b', timeout => '60 s')"), 't', 'until it can');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('b', timeout => '180 s')"), 't', 'until it can');
 $node->safe_psql('postgres', "SELECT elt.drop_source('b')");
 
 # ---- in the middle of a copy ----

@@ -204,7 +204,7 @@ sub staged_all
 {
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources WHERE source = 'shop'", "$_[0]: streaming");
-	is(raw("SELECT elt.wait_for_source('shop')"), 't', "$_[0]: staged");
+	is(raw("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', "$_[0]: staged");
 }
 
 # No image lacks a column, and the newest ones are the source's rows.

@@ -177,7 +177,7 @@ $node->safe_psql('postgres', $rows);
 $psql->("SELECT elt.create_source('shop', tables => ARRAY['" . join("', '", map { "public.$_" } @tables) . "'])");
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'the source streams');
 $node->safe_psql('postgres', $rows);
-is($psql->("SELECT elt.wait_for_source('shop', timeout => '60 s')"), 't', 'all is staged');
+is($psql->("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'all is staged');
 
 my $total = 0;
 my @queries;
@@ -216,7 +216,7 @@ foreach my $result (@results)
 # json is kept as JSON, so blanks, the order of members and the way a number is written are not
 $psql->(q{CREATE TABLE j (id int PRIMARY KEY, j json, n json); ALTER PUBLICATION elt_shop ADD TABLE j;
 	INSERT INTO j VALUES (1, ' { "b" : 1E+2 , "a" : [ 1.0,1.00 ] } ', ' null ')});
-is($psql->("SELECT elt.wait_for_source('shop')"), 't', 'json is staged');
+is($psql->("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'json is staged');
 is($psql->("SELECT (after->'j')::text || (after->'n')::text FROM elt_raw.shop WHERE relation = 'public.j'"),
 	'{"a": [1.0, 1.00], "b": 100}" null "', 'json as JSON, its null as text');
 $psql->('ALTER PUBLICATION elt_shop DROP TABLE j; DELETE FROM j');

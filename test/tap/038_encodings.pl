@@ -41,7 +41,7 @@ EOS
 	raw("SELECT elt.create_source('$names{$encoding}', conninfo => '$conninfo dbname=$encoding')", 'UTF8');
 	poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources WHERE source = '$names{$encoding}'", "$encoding: copied", 'UTF8');
 	raw("SELECT add(10); UPDATE t SET n = 1; DO \$\$ BEGIN PERFORM pg_logical_emit_message(true, 'elt', v) FROM t WHERE id = 2; END \$\$", $encoding);
-	is(raw("SELECT elt.wait_for_source('$names{$encoding}')", 'UTF8'), 't', "$encoding: streamed");
+	is(raw("SELECT elt.wait_for_source('$names{$encoding}', timeout => '180 s')", 'UTF8'), 't', "$encoding: streamed");
 }
 my $seen = q{SELECT string_agg(format('%s %s %s', key->>'id', op, CASE WHEN after->'v' ? '$bytes' THEN 'bytes ' || (after->'v'->>'$bytes') ELSE convert_to(after->>'v', 'UTF8')::text END), ', ' ORDER BY change_id)
 	FROM elt_raw.SOURCE WHERE op IN ('r', 'c')};
@@ -61,7 +61,7 @@ is(raw("SELECT string_agg(after::text, ' ' ORDER BY commit_lsn) FROM elt_raw.asc
 
 # a pipeline by name refuses bytes, and takes the rest
 raw("CREATE TABLE target (id int PRIMARY KEY, v text); SELECT elt.create_pipeline('p', 'ascii', 'public.t', 'target')", 'UTF8');
-is(raw("SELECT elt.wait_for('p')", 'UTF8'), 't', 'a pipeline runs');
+is(raw("SELECT elt.wait_for('p', timeout => '180 s')", 'UTF8'), 't', 'a pipeline runs');
 is(raw("SELECT string_agg(id::text, ' ' ORDER BY id) FROM target", 'UTF8'), '1 3 11 13', 'it applies what is text');
 is(raw("SELECT DISTINCT sqlstate || ' ' || message FROM elt.quarantine", 'UTF8'), '22021 a value of column "v" has no form in encoding "UTF8"', 'and quarantines the rest');
 raw("SELECT elt.patch_quarantine(quarantine_id, '{\"v\": \"mended\"}') FROM elt.quarantine WHERE key->>'id' = '2'; SELECT elt.replay_quarantine('p')", 'UTF8');
@@ -70,7 +70,7 @@ is(raw("SELECT v FROM target WHERE id = 2", 'UTF8'), 'mended', 'where it can be 
 # names that are no text here
 raw(q{DO $$ BEGIN EXECUTE format('CREATE TABLE named (id int PRIMARY KEY, %I int)', convert_from('\x63ff', 'SQL_ASCII')); END $$;
 	ALTER PUBLICATION elt_ascii ADD TABLE named; INSERT INTO named VALUES (1, 2)}, 'SQL_ASCII');
-is(raw("SELECT elt.wait_for_source('ascii')", 'UTF8'), 't', 'a name that is no text does not stop the stream');
+is(raw("SELECT elt.wait_for_source('ascii', timeout => '180 s')", 'UTF8'), 't', 'a name that is no text does not stop the stream');
 is(raw("SELECT after FROM elt_raw.ascii WHERE relation = 'public.named'", 'UTF8'), '{"id": 1, "c\\\\xff": 2}', 'it is written with its bytes');
 
 # ---- into other encodings ----
@@ -82,7 +82,7 @@ foreach my $encoding (qw(LATIN1 SQL_ASCII))
 	raw("CREATE EXTENSION elt; SELECT elt.create_source('utf', conninfo => '$conninfo dbname=UTF8')", $encoding);
 	poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", "a database in $encoding copies", $encoding);
 	raw('UPDATE u SET v = v || v', 'UTF8');
-	is(raw("SELECT elt.wait_for_source('utf')", $encoding), 't', 'and streams');
+	is(raw("SELECT elt.wait_for_source('utf', timeout => '180 s')", $encoding), 't', 'and streams');
 	my $rows = raw("SELECT string_agg(op::text || ' ' || CASE WHEN after->'v' ? '\$bytes' THEN 'bytes ' || (after->'v'->>'\$bytes') ELSE (after->>'v')::bytea::text END, ', ' ORDER BY change_id) FROM elt_raw.utf", $encoding);
 	is($rows, $encoding eq 'LATIN1' ? 'r \\xe9, r bytes \\xe697a5, u \\xe9e9, u bytes \\xe697a5e697a5' : 'r \\xc3a9, r \\xe697a5, u \\xc3a9c3a9, u \\xe697a5e697a5', "into $encoding");
 	raw("SELECT elt.drop_source('utf'); DROP EXTENSION elt CASCADE", $encoding);

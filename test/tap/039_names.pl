@@ -53,7 +53,7 @@ UPDATE computed SET a = a + 10;
 UPDATE wide SET c1599 = -1;
 UPDATE wide_text SET c300 = NULL;
 EOS
-is(raw("SELECT elt.wait_for_source('shop')"), 't', 'and streamed');
+is(raw("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'and streamed');
 
 foreach my $table ('hostile', q("s.""q"."t'a\%s;--"), 'envelope', 'computed', 'wide', 'wide_text')
 {
@@ -83,7 +83,7 @@ SELECT elt.create_pipeline('wide', 'shop', 'public.wide', 'wide2');
 EOS
 foreach my $pipeline (qw(hostile strange envelope computed wide))
 {
-	is(raw("SELECT elt.wait_for('$pipeline')"), 't', "pipeline $pipeline");
+	is(raw("SELECT elt.wait_for('$pipeline', timeout => '180 s')"), 't', "pipeline $pipeline");
 }
 foreach my $pair ([ 'hostile', 'hostile2' ], [ q("s.""q"."t'a\%s;--"), q("s.""q"."t2'a\%s;--") ], [ 'envelope', 'envelope2' ], [ 'computed', 'computed2' ], [ 'wide', 'wide2' ])
 {

@@ -16,7 +16,7 @@ sub latest
 {
 	my ($relation) = @_;
 
-	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s')");
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')");
 	return $node->safe_psql('postgres', <<"EOS");
 SELECT version || coalesce(' ' || nullif(string_agg(concat_ws(' ', c->>'change', c->>'column', c->>'from', c->>'to'), '; ' ORDER BY n), ''), '')
 FROM (SELECT * FROM elt.schema_history WHERE relation = '$relation' ORDER BY version DESC LIMIT 1) h
@@ -195,7 +195,7 @@ is(quiet('SELECT 1'), '18 added paused_2 integer', 'DDL of the pause without a c
 my $versions = $node->safe_psql('postgres', 'SELECT count(*) FROM elt.schema_versions');
 $node->safe_psql('postgres', q[SELECT pg_logical_emit_message(true, 'elt', m) FROM unnest(ARRAY['{"heartbeat": "x"}', '{"heartbeat"', '', '{"heartbeat": {"a": 1}}', 'R']) m]);
 $node->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'elt', decode('0052ff00', 'hex'))});
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s')"), 't', 'forged messages pass');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'forged messages pass');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.schema_versions'), $versions, 'and say nothing of shapes');
 
 $node->stop;

@@ -15,7 +15,7 @@ my $node = elt_node('evolve', 'max_prepared_transactions = 5');
 sub settle
 {
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	is($node->safe_psql('postgres', "SELECT bool_and(elt.wait_for(name)) FROM elt.pipelines"), 't', "settled: $_[0]");
+	is($node->safe_psql('postgres', "SELECT bool_and(elt.wait_for(name, timeout => '180 s')) FROM elt.pipelines"), 't', "settled: $_[0]");
 }
 
 sub alert
@@ -33,10 +33,9 @@ CREATE TABLE by_sql (id int PRIMARY KEY, a text, c text);
 SELECT elt.create_source('s', tables => ARRAY['t']);
 SELECT elt.create_pipeline('n', 's', 'public.t', 'by_name');
 SELECT elt.create_pipeline('q', 's', 'public.t', 'by_sql', transform => $$SELECT (record->>'id')::int AS id, record->>'a' AS a FROM changes$$);
--- what is evaluated every 10 s would make this a long test
-UPDATE elt.alert_rules SET evaluation_interval = '1 s' WHERE shipped;
 INSERT INTO t VALUES (1, 1, 'b1'), (2, 2, 'b2');
 EOS
+alerts_soon($node);
 settle('before');
 
 # ---- columns come, change, go ----
@@ -74,14 +73,14 @@ is($node->safe_psql('postgres', q{SELECT count(*) = count(DISTINCT labels) FROM 
 
 $node->safe_psql('postgres', "SELECT elt.pause_pipeline('q')");
 $node->safe_psql('postgres', "INSERT INTO t VALUES (8, 'eight'); BEGIN; INSERT INTO t VALUES (9, 'nine'); ALTER TABLE t RENAME TO t2; UPDATE t2 SET a = 'nine, later' WHERE id = 9; COMMIT; DELETE FROM t2 WHERE id = 1; INSERT INTO t2 VALUES (10, 'ten')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('n')"), 't', 'the old name ends');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('n', timeout => '180 s')"), 't', 'the old name ends');
 is($node->safe_psql('postgres', 'SELECT count(*), max(a) FILTER (WHERE id = 9) FROM by_name'), '9|nine', 'with the rename');
 alert('relation_renamed', q{state = 'firing' AND pipeline = 'n' AND labels->>'renamed_to' = 'public.t2' AND detail = 'SELECT elt.alter_pipeline(''n'', relation => ''public.t2'')'},
 	'an alert tells the pipeline and the call');
 my ($ret, $out, $err) = $node->psql('postgres', "SELECT elt.alter_pipeline('q', relation => 'public.t2')");
 like($err, qr/pipeline "q" has not settled all changes of public\.t.*DETAIL:.*wait under this name/s, 'a pipeline with a backlog has to settle it first');
 $node->safe_psql('postgres', "SELECT elt.resume_pipeline('q')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for('q')"), 't', 'which it does');
+is($node->safe_psql('postgres', "SELECT elt.wait_for('q', timeout => '180 s')"), 't', 'which it does');
 $node->safe_psql('postgres', "SELECT elt.alter_pipeline(name, relation => 'public.t2') FROM elt.pipelines");
 settle('under the new name');
 is($node->safe_psql('postgres', 'SELECT string_agg(id || a, $$,$$ ORDER BY id) FROM by_name WHERE id > 8 OR id = 1'), '9nine, later,10ten', 'by name it went on where the old one ended');

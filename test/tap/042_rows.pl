@@ -16,7 +16,7 @@ sub wait_staged
 {
 	my ($what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '120 s')"), 't', "staged: $what");
+	is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', "staged: $what");
 }
 
 $node->safe_psql('postgres', <<'EOS');

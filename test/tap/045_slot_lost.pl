@@ -17,6 +17,7 @@ my $id = 0;
 
 $origin->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION elt_far FOR TABLE t');
 $sink->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE EXTENSION elt');
+alerts_soon($sink);
 $sink->safe_psql('postgres', "SELECT elt.create_source('far', conninfo => '$conninfo')");
 write_rows();
 staged_all();
@@ -35,8 +36,12 @@ resync();
 # made anew by somebody, with another plugin
 my $slot = slot();
 $sink->safe_psql('postgres', "SELECT elt.pause_source('far')");
+# the watch would find none, if it looked in between
+my ($watch) = workers($sink, 'watch');
+kill('STOP', $watch);
 drop_slot();
 $origin->safe_psql('postgres', "SELECT pg_create_logical_replication_slot('$slot', 'test_decoding')");
+kill('CONT', $watch);
 write_rows();
 $sink->safe_psql('postgres', "SELECT elt.resume_source('far')");
 is_lost('slot_foreign', 'the capture worker finds a slot of another plugin');
@@ -180,7 +185,7 @@ sub staged_all
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $lsn = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
 	poll_ok($sink, "SELECT state = 'streaming' FROM elt.stat_sources", 'it streams');
-	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '60 s')"), 't', 'all is staged');
+	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('far', '$lsn', '180 s')"), 't', 'all is staged');
 
 	# since the last copy: what came before may be of a history that is no more
 	my $rows = "count(*) || ' ' || md5(string_agg(id || ' ' || v, ',' ORDER BY id))";

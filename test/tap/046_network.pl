@@ -143,7 +143,7 @@ sub poll_ok_perl
 {
 	my ($done, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(poll_perl(60, $done), $what);
+	return ok(poll_perl(180, $done), $what);
 }
 
 sub workers_gone

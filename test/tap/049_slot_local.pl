@@ -40,7 +40,7 @@ is($node->safe_psql('postgres', "SELECT slot_active_pid FROM elt.stat_sources"),
 $reader->kill_kill;
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'afterwards we go on');
 $node->safe_psql('postgres', "INSERT INTO t VALUES (2, 'b')");
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('shop')"), 't', 'and have missed nothing');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'and have missed nothing');
 
 # our walsender counts as a standby of '*': our commits do not wait for it
 $node->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
@@ -68,7 +68,7 @@ is($standby->safe_psql('postgres', 'SELECT reason, from_lsn IS NOT NULL, resolve
 $standby->safe_psql('postgres', "INSERT INTO t VALUES (5, 'e'); SELECT elt.resync_source('shop')");
 poll_ok($standby, "SELECT state = 'streaming' FROM elt.stat_sources", 'resync_source begins anew there');
 $standby->safe_psql('postgres', "INSERT INTO t VALUES (6, 'f')");
-is($standby->safe_psql('postgres', "SELECT elt.wait_for_source('shop')"), 't', 'it stages on');
+is($standby->safe_psql('postgres', "SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'it stages on');
 same_as_source($standby, $standby, 'shop', 't');
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM elt.gaps WHERE resolved_at IS NULL'), '0', 'the gap is closed');
 

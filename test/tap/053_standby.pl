@@ -12,18 +12,19 @@ my $primary = elt_node('primary', 'elt.max_workers = 1');
 my $err;
 
 $primary->safe_psql('postgres', 'CREATE EXTENSION elt');
+alerts_soon($primary);
 $primary->safe_psql('postgres', 'CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE a_target (id int PRIMARY KEY, v text)');
 $primary->safe_psql('postgres', "SELECT elt.create_source('s', ARRAY['a'])");
 $primary->safe_psql('postgres', "SELECT elt.create_pipeline('p', 's', 'public.a', 'a_target')");
 $primary->safe_psql('postgres', "INSERT INTO a SELECT i, 'v' FROM generate_series(1, 100) i");
-is($primary->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'changes went through');
+is($primary->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'changes went through');
 
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 $primary->safe_psql('postgres', "INSERT INTO a VALUES (101, 'later')");
-is($primary->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'the primary goes on');
+is($primary->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'the primary goes on');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('write'));
 
 # ---- standby ----
@@ -59,9 +60,9 @@ $standby->safe_psql('postgres', "SELECT elt.drop_source('s')");
 $standby->safe_psql('postgres', 'TRUNCATE a_target');
 $standby->safe_psql('postgres', "SELECT elt.create_source('s', ARRAY['a'])");
 $standby->safe_psql('postgres', "SELECT elt.create_pipeline('p', 's', 'public.a', 'a_target')");
-is($standby->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '60 s')"), 't', 'made anew it captures');
+is($standby->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'made anew it captures');
 $standby->safe_psql('postgres', "UPDATE a SET v = 'on' WHERE id = 2");
-is($standby->safe_psql('postgres', "SELECT elt.wait_for('p')"), 't', 'and goes on');
+is($standby->safe_psql('postgres', "SELECT elt.wait_for('p', timeout => '180 s')"), 't', 'and goes on');
 same_as_target($standby, $standby, 'a', 'a_target');
 $standby->safe_psql('postgres', 'DROP EXTENSION elt CASCADE');
 nothing_left($standby);

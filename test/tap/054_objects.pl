@@ -23,7 +23,7 @@ sub goes_through
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	$rows++;
 	sql("INSERT INTO steady VALUES ($rows)");
-	is(sql("SELECT elt.wait_for('steady', timeout => '60 s')"), 't', "$what: capture and transform go on");
+	is(sql("SELECT elt.wait_for('steady', timeout => '180 s')"), 't', "$what: capture and transform go on");
 	is(sql('SELECT count(*) FROM steady_target'), $rows, 'and nothing is lost');
 }
 
@@ -51,14 +51,14 @@ is(sql("SELECT after->>'v' FROM elt_raw.s WHERE relation = 'shop.uno' ORDER BY c
 sql("CREATE SCHEMA shop; CREATE TABLE shop.one (id int PRIMARY KEY, v text, w int)");
 sql('ALTER PUBLICATION elt_s ADD TABLE shop.one');
 sql("INSERT INTO shop.one VALUES (7, 'anew', 7)");
-is(sql("SELECT elt.wait_for('one', timeout => '60 s')"), 't', 'a table made anew is captured');
+is(sql("SELECT elt.wait_for('one', timeout => '180 s')"), 't', 'a table made anew is captured');
 is(sql('SELECT v FROM one_target WHERE id = 7'), 'anew', 'by the pipeline that was there');
 
 # ---- targets ----
 
 sql('ALTER TABLE one_target RENAME TO renamed_target');
 sql("INSERT INTO shop.one VALUES (8, 'renamed', 8)");
-is(sql("SELECT elt.wait_for('one')"), 't', 'a target that is renamed is written on');
+is(sql("SELECT elt.wait_for('one', timeout => '180 s')"), 't', 'a target that is renamed is written on');
 is(sql('SELECT v FROM renamed_target WHERE id = 8'), 'renamed', 'under its new name');
 sql('DROP TABLE renamed_target');
 sql("INSERT INTO shop.one VALUES (9, 'dropped', 9)");
@@ -74,7 +74,7 @@ sql("SET ROLE joe; CREATE TABLE joe.t (id int PRIMARY KEY, v text); CREATE TABLE
 sql("SET ROLE joe; SELECT elt.create_source('joes', ARRAY['joe.t'])");
 sql("SET ROLE joe; SELECT elt.create_pipeline('joes', 'joes', 'joe.t', 'joe.t_target')");
 sql("INSERT INTO joe.t VALUES (1, 'joe')");
-is(sql("SELECT elt.wait_for('joes')"), 't', 'a source and a pipeline of a role run');
+is(sql("SELECT elt.wait_for('joes', timeout => '180 s')"), 't', 'a source and a pipeline of a role run');
 isnt($node->psql('postgres', 'DROP ROLE joe', stderr => \$err), 0, 'the role cannot be dropped beneath them');
 like($err, qr/privileges for schema elt_raw/, 'since raw staging is its own to read');
 sql('DROP OWNED BY joe CASCADE');
@@ -98,7 +98,7 @@ foreach my $mode (qw(immediate fast))
 	$node->stop($mode);
 	$node->start;
 	sql("DELETE FROM large_$mode WHERE id % 3 = 0; UPDATE large_$mode SET v = 'y' WHERE id % 10 = 0");
-	is(sql("SELECT elt.wait_for_source('s', timeout => '90 s')"), 't', "after a stop $mode it is made");
+	is(sql("SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', "after a stop $mode it is made");
 	same_as_source($node, $node, 's', "large_$mode");
 	goes_through("after a stop $mode");
 }

@@ -64,7 +64,7 @@ EOS
 	# a directory that both see: the node's own may be in a root of its own
 	$sink->safe_psql('postgres', "SELECT elt.create_source('$name', conninfo => 'host=$other_socket port=" . $origin->port
 		  . " dbname=postgres')");
-	my $load = pgbench_start($origin, '-T', '60');
+	my $load = pgbench_start($origin, '-T', '600');
 	poll_ok($sink, "SELECT count(*) > 100 FROM elt_raw.$name WHERE op = 'u'", "$what: copies and stream");
 	$origin->safe_psql('postgres', <<"EOS");
 INSERT INTO every_type VALUES (3, $row, (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 1000) g));
@@ -78,15 +78,14 @@ INSERT INTO every_type VALUES (6, $row, 'short');
 COMMIT;
 EOS
 	$sink->safe_psql('postgres', 'ALTER TABLE every_type ADD added int DEFAULT 7');
-	$load->{handle}->kill_kill;
-	pgbench_finish($load);
-	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name')"), 't', "$what: all is staged");
+	pgbench_stop($origin, $load);
+	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name', timeout => '180 s')"), 't', "$what: all is staged");
 	same_as_oracle($origin, $sink, $name, $what, map { "public.$_" } grep { !/every_type/ } @tables);
 	# the default of the new column is not in rows that were staged before it came
 	$origin->safe_psql('postgres', 'UPDATE every_type SET t = t || t, added = id');
-	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name')"), 't', "$what: all is staged once more");
+	is($sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name', timeout => '180 s')"), 't', "$what: all is staged once more");
 	$origin->safe_psql('postgres', "UPDATE every_type SET long = 'y' WHERE id = 3");
-	$sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name')");
+	$sink->safe_psql('postgres', "SELECT elt.wait_for_source('$name', timeout => '180 s')");
 	same_as_source($origin, $sink, $name, $_) foreach @tables;
 
 	$sink->safe_psql('postgres', "SELECT elt.drop_source('$name')");
@@ -131,7 +130,7 @@ SELECT elt.create_source('generated', tables => ARRAY['generated']);
 EOS
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'a table with generated columns is captured');
 $node->safe_psql('postgres', "INSERT INTO generated (a, z) VALUES (2, 'streamed')");
-$node->safe_psql('postgres', "SELECT elt.wait_for_source('generated')");
+$node->safe_psql('postgres', "SELECT elt.wait_for_source('generated', timeout => '180 s')");
 is($node->safe_psql('postgres', 'SELECT op, after FROM elt_raw.generated ORDER BY change_id'),
 	qq(r|{"a": 1, "s": 2, "z": "copied"}\nc|{"a": 2, "s": 4, "z": "streamed"}), 'what is computed when it is read is left out, by copy and stream alike');
 is($node->safe_psql('postgres', "SELECT count(*) FROM elt.schema_versions WHERE relation = 'public.generated'"), '1', 'in one schema version');

@@ -35,12 +35,13 @@ $load->run($seconds, sub {
 	{
 		$node->stop('immediate');
 		$node->start;
-		$crashes++;
-		return;
+		return ++$crashes;
 	}
 	my @pids = workers($node, $crashes % 3 ? 'walsender' : 'capture');
-	$crashes += kill('KILL', $pids[0]) if @pids;
-});
+	my $killed = kill_hard($pids[0]);
+	$crashes += $killed;
+	return $killed;
+}, 2);
 cmp_ok($crashes, '>', 1, "$crashes crashes");
 $load->check('through crashes');
 

@@ -22,7 +22,7 @@ SELECT elt.create_source('deep', ARRAY['public.deep']);
 EOS
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'the table is copied');
 $node->safe_psql('postgres', 'INSERT INTO deep SELECT 2, v, w FROM deep');
-is($node->safe_psql('postgres', "SELECT elt.wait_for_source('deep')"), 't', 'and streamed');
+is($node->safe_psql('postgres', "SELECT elt.wait_for_source('deep', timeout => '180 s')"), 't', 'and streamed');
 is($node->safe_psql('postgres', "SELECT string_agg(op::text, '' ORDER BY change_id), count(DISTINCT after - 'id'), count(DISTINCT schema_version) FROM elt_raw.deep"),
 	'rc|1|1', 'both tell the same row, of the same shape');
 is($node->safe_psql('postgres',

@@ -38,7 +38,7 @@ SELECT elt.create_source('s', ARRAY['t']);
 SELECT elt.create_pipeline('history', 's', 't', 'dw.history', mode => 'history', options => '{"breaker": false}');
 SELECT elt.create_pipeline('present', 's', 't', 'dw.present', options => '{"breaker": false}');
 EOS
-$node->safe_psql('postgres', q{SELECT elt.wait_for_source('s')});
+$node->safe_psql('postgres', q{SELECT elt.wait_for_source('s', timeout => '180 s')});
 my @pipelines = ('history', 'present');
 
 # ---- the model: each key's committed states, undef where it is not there ----
@@ -82,15 +82,16 @@ sub run_beside
 {
 	my ($command) = @_;
 	IPC::Run::run([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $command ],
-		'<', \undef, '>', \my $out, '2>', \my $err, IPC::Run::timeout(60));
+		'<', \undef, '>', \my $out, '2>', \my $err, IPC::Run::timeout(300));
 }
 
 sub end_a_worker
 {
 	my ($signal) = @_;
 	my @pids = workers($node, 'transform');
-	kill($signal, $pids[ int(rand(@pids)) ]) if @pids;
-	poll_perl(30, sub { accepts($node) });
+	my $pid = $pids[ int(rand(@pids)) ];
+	$signal eq 'KILL' ? kill_hard($pid) : kill($signal, $pid) if $pid;
+	poll_perl(180, sub { accepts($node) }) or die 'the server did not come back';
 }
 
 my @events = (
@@ -122,7 +123,7 @@ cmp_ok($kills, '>', 0, 'workers were killed') if $rounds >= 8;
 foreach my $pipeline (@pipelines)
 {
 	$node->safe_psql('postgres', "ALTER TABLE dw.$pipeline DROP CONSTRAINT IF EXISTS c$_") foreach 0 .. 6;
-	is($node->safe_psql('postgres', "SELECT elt.wait_for('$pipeline', timeout => '60 s')"), 't', "$pipeline has settled all");
+	settled_ok($node, $pipeline, "$pipeline has settled all");
 	$node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('$pipeline', max_rows => 100000)");
 	is($node->safe_psql('postgres', "SELECT quarantined_open + parked FROM elt.stat_pipelines WHERE pipeline = '$pipeline'"),
 		0, "$pipeline: nothing is quarantined or parked");

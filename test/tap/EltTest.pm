@@ -17,12 +17,13 @@ use warnings;
 
 use Exporter 'import';
 use IPC::Run;
+use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(elt_node poll_ok poll_perl accepts pgbench_init pgbench_start pgbench_finish
+our @EXPORT = qw(elt_node poll_ok poll_perl settled_ok kill_hard accepts pgbench_init pgbench_start pgbench_finish pgbench_stop alerts_soon
   oracle_create same_as_oracle same_as_source same_as_target sums_hold nothing_left
   log_since workers rss_anon_mb staged);
 
@@ -44,12 +45,27 @@ sub elt_node
 	return $node;
 }
 
-# Polls until a query gives t; as a test.
+# Polls until a query gives t; as a test.  A psql for each try is what these
+# tests cost most: what takes long is asked for less often.
 sub poll_ok
 {
 	my ($node, $sql, $what, $database) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($node->poll_query_until($database || 'postgres', $sql), $what);
+	my $begin = time();
+	my ($out, $err);
+
+	for (;;)
+	{
+		# not by a pipe: who is refused at once does not read it
+		IPC::Run::run([ 'psql', '-X', '-A', '-t', '-d', $node->connstr($database || 'postgres'), '-c', $sql ],
+			'<', \undef, '>', \$out, '2>', \$err);
+		chomp($out);
+		return ok(1, $what) if $out eq 't' && $err eq '';
+		my $waited = time() - $begin;
+		last if $waited > $PostgreSQL::Test::Utils::timeout_default;
+		usleep(1_000_000 * min(0.5, max(0.02, $waited / 10)));
+	}
+	return ok(0, $what) || diag("still not true: $sql\noutput: $out\nerrors: $err");
 }
 
 # Polls until a function returns true, at most $seconds; returns whether it did.
@@ -64,6 +80,35 @@ sub poll_perl
 		usleep(50_000);
 	}
 	return 0;
+}
+
+# Waits until a pipeline has settled all; as a test, which tells what keeps it.
+sub settled_ok
+{
+	my ($node, $pipeline, $what, $database) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $settled = $node->safe_psql($database || 'postgres', "SELECT elt.wait_for('$pipeline', timeout => '180 s')");
+	return ok($settled eq 't', $what) || diag($node->safe_psql($database || 'postgres', <<"EOS"));
+SELECT now();
+SELECT name, state, probes, next_probe_at, last_error_at, left(last_error, 200) FROM elt.pipelines;
+SELECT pipeline_id, array_agg(DISTINCT position) FROM elt.checkpoints GROUP BY 1;
+SELECT source, state, staged_lsn, left(last_error, 200) FROM elt.stat_sources;
+SELECT relation, state FROM elt.source_tables;
+SELECT kind, object_name, pid, state, idle, left(last_error, 200) FROM elt.workers();
+SELECT wanted, workers, reason FROM elt.stat_pool;
+SELECT pid, backend_type, state, wait_event_type, wait_event, query_start, left(query, 100) FROM pg_stat_activity WHERE pid <> pg_backend_pid();
+SELECT * FROM pg_locks WHERE NOT granted;
+EOS
+}
+
+# Kills a process of a server, which is a crash of it; returns whether there was
+# one.  The postmaster knows of it then: who still gets in has come after that.
+sub kill_hard
+{
+	my ($pid) = @_;
+	return 0 unless $pid && kill('KILL', $pid);
+	poll_perl(180, sub { !kill(0, $pid) }) or die "process $pid does not go";
+	return 1;
 }
 
 # Whether a server that restarts after a crash takes connections again.  psql
@@ -110,6 +155,14 @@ sub rss_anon_mb
 	return ($kb || 0) / 1024;
 }
 
+# The shipped rules are evaluated each second, also those that have more time.
+sub alerts_soon
+{
+	my ($node, $database) = @_;
+	$node->safe_psql($database || 'postgres',
+		"SELECT elt.alter_alert_rule(rule, evaluation_interval => '1 s') FROM elt.alert_rules WHERE shipped");
+}
+
 # ---- pgbench ----
 
 sub pgbench_init
@@ -135,6 +188,17 @@ sub pgbench_finish
 	my ($run) = @_;
 	$run->{handle}->finish;
 	return $run->{out} =~ /actually processed: (\d+)/ ? $1 : 0;
+}
+
+# Ends a run that would go on; once this returns nothing of it commits any more.
+sub pgbench_stop
+{
+	my ($node, $run) = @_;
+	$run->{handle}->signal('INT');
+	pgbench_finish($run);
+	# its sessions end when they notice
+	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'")
+	  or die 'pgbench does not end';
 }
 
 # ---- judges ----
