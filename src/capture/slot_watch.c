@@ -376,7 +376,7 @@ look(Watched *entry)
 										  "WHERE slot_name = %s AND active_pid IS NULL", slot_name),
 								 PGRES_TUPLES_OK));
 		entry->due_at = TimestampTzPlusMilliseconds(elt_clock_now(), 200);	/* to see that it is
-																					 * gone */
+																			 * gone */
 	}
 	else if (!in_recovery && wants_heartbeat(&entry->heartbeat, entry->source->source_id, end))
 		PQclear(elt_stream_query(entry->stream,
