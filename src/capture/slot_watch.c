@@ -353,11 +353,14 @@ look(Watched *entry)
 									   "'plugin', r.plugin, 'database', r.database, 'active_pid', r.active_pid, "
 									   "'restart_lsn', r.restart_lsn, 'confirmed_flush_lsn', r.confirmed_flush_lsn, "
 									   "'wal_status', r.wal_status, 'safe_wal_size', r.safe_wal_size, "
-									   "'catalog_xmin_age', pg_catalog.age(r.catalog_xmin)), e.lsn, e.in_recovery "
+									   "'catalog_xmin_age', pg_catalog.age(r.catalog_xmin), "
+									   "'published', EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = %s)), "
+									   "e.lsn, e.in_recovery "
 									   "FROM (SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() "
 									   "THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END) "
 									   "AS e(in_recovery, lsn) "
-									   "LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = %s", slot_name),
+									   "LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = %s",
+									   elt_stream_literal(entry->source->publication), slot_name),
 							  PGRES_TUPLES_OK);
 	state = pstrdup(elt_stream_value(result, 0, 0));
 	end = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(elt_stream_value(result, 0, 1))));

@@ -11,6 +11,9 @@
 #						closed, or no byte moves any more, in either direction
 #		cut_at => [N, 'rst' | 'fin' | 'hole', 'copy']
 #						likewise in a COPY TO STDOUT
+#		inject => [HEX, N, 'close' | 'hold']
+#						the next stream is these bytes N times, and then closed
+#						or silent; nothing of it comes from the server
 #		hole			no byte moves any more, and nothing is closed
 #		dribble			one byte at a time from the server
 #		delay => MS		each byte arrives so much later
@@ -188,6 +191,19 @@ sub serve
 			{
 				my $bytes = shift(@{ $pair->{queue} })->[1];
 				my $keep = count_copied($pair, $bytes, $mode eq 'cut_at' ? $arguments[0] : undef, $arguments[2] // 'stream');
+				if ($mode eq 'inject' && ($pair->{sends} // '') eq 'stream')
+				{
+					my $begin = index($bytes, "W\0\0\0\x07\0\0\0");
+					next if $begin < 0 && $pair->{evil};
+					$pair->{to_client} .= substr($bytes, 0, $begin + 8) . pack('H*', $arguments[0]) x $arguments[1];
+					$pair->{evil} = 1;
+					$pair->{closed} = 1 if $arguments[2] eq 'close';
+					$mode = 'spent';
+					$cuts++;
+					write_file("$self->{file}.state", "$seen $cuts $accepted");
+					next;
+				}
+				next if $pair->{evil};
 				if (!defined $keep)
 				{
 					$pair->{to_client} .= $bytes;
