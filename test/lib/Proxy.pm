@@ -191,10 +191,10 @@ sub serve
 			{
 				my $bytes = shift(@{ $pair->{queue} })->[1];
 				my $keep = count_copied($pair, $bytes, $mode eq 'cut_at' ? $arguments[0] : undef, $arguments[2] // 'stream');
-				if ($mode eq 'inject' && ($pair->{sends} // '') eq 'stream')
+				# of a stream that begins now
+				my $begin = $mode eq 'inject' && !$pair->{evil} ? index($bytes, "W\0\0\0\x07\0\0\0") : -1;
+				if ($begin >= 0)
 				{
-					my $begin = index($bytes, "W\0\0\0\x07\0\0\0");
-					next if $begin < 0 && $pair->{evil};
 					$pair->{to_client} .= substr($bytes, 0, $begin + 8) . pack('H*', $arguments[0]) x $arguments[1];
 					$pair->{evil} = 1;
 					$pair->{closed} = 1 if $arguments[2] eq 'close';
