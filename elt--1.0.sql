@@ -981,8 +981,8 @@ BEGIN
 
 	IF s.lost_at IS NULL THEN
 		IF r.slot_name IS NULL THEN
-			-- a worker finds out by itself, with the reason
-			IF s.enabled OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
+			-- a worker finds out by itself, with the reason; a standby need not have it
+			IF s.enabled OR EXISTS (SELECT FROM elt.source_slots o WHERE o.source_id = $1 AND o.in_recovery) OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
 						AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
 				RETURN NULL;
 			END IF;

@@ -129,6 +129,24 @@ write_rows();
 staged_all();
 is($sink->safe_psql('postgres', 'SELECT count(*) FROM elt.gaps WHERE resolved_at IS NULL'), '0', 'a promotion that loses nothing is no loss');
 
+# a standby at the address, for a while: nothing is lost, and it goes on with the primary
+let_stop();
+my $primary = $origin;
+$primary->backup('standby');
+my $standby = PostgreSQL::Test::Cluster->new('standby', port => $primary->port);
+$standby->init_from_backup($primary, 'standby');
+$standby->append_conf('postgresql.conf', "unix_socket_directories = '" . $primary->host . "'");
+append_to_file($standby->data_dir . '/standby.signal', '');
+$primary->stop;
+$standby->start;
+$sink->safe_psql('postgres', "SELECT elt.resume_source('far')");
+poll_ok($sink, "SELECT state = 'error' AND last_error ~ 'is in recovery and has no replication slot.*HINT: .*target_session_attrs' FROM elt.stat_sources",
+	'a standby that has no slot is no loss');
+$standby->stop;
+$primary->start;
+write_rows();
+staged_all();
+
 # another server at the same address
 $origin->stop;
 rename($origin->data_dir, "$copy/first") or die;
@@ -220,6 +238,12 @@ sub slot
 sub let_go
 {
 	poll_ok($origin, 'SELECT count(*) = 0 FROM pg_replication_slots WHERE active', 'the slot is free');
+}
+
+sub let_stop
+{
+	$sink->safe_psql('postgres', "SELECT elt.pause_source('far')");
+	let_go();
 }
 
 sub drop_slot
