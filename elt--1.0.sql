@@ -2839,6 +2839,14 @@ BEGIN
 	UPDATE elt.alert_rules r SET last_notified_at = present
 	FROM (SELECT rule FROM elt.alert_rules WHERE last_notified_at > present FOR UPDATE SKIP LOCKED) far
 	WHERE r.rule = far.rule;
+
+	-- a slot that seems to be younger than what was seen of it is not judged
+	UPDATE elt.sources s SET slot_made_at = least(s.slot_made_at, present), paused_at = least(s.paused_at, present)
+	FROM (SELECT source_id FROM elt.sources WHERE greatest(slot_made_at, paused_at) > present FOR NO KEY UPDATE SKIP LOCKED) far
+	WHERE s.source_id = far.source_id;
+	UPDATE elt.source_tables t SET copy_retry_at = present
+	FROM (SELECT table_id FROM elt.source_tables WHERE copy_retry_at > present + interval '1 min' FOR NO KEY UPDATE SKIP LOCKED) far
+	WHERE t.table_id = far.table_id;
 	RETURN pulled;
 END $$;
 COMMENT ON FUNCTION elt.pull_times() IS

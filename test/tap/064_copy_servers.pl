@@ -134,7 +134,7 @@ set_rate('300kB');
 foreach my $how ('DROP EXTENSION before it', 'drop_source before it', 'nothing before it', 'WITH (FORCE)', 'a remote source')
 {
 	$sink->safe_psql('postgres', 'CREATE DATABASE doomed');
-	$sink->safe_psql('doomed', "$tables; $rows; CREATE EXTENSION elt");
+	$sink->safe_psql('doomed', "$tables; INSERT INTO big (id) SELECT i FROM generate_series(1, 10000) i; CREATE EXTENSION elt");
 	$sink->safe_psql('doomed', $how eq 'a remote source' ?
 		"SELECT elt.create_source('doomed', conninfo => '$conninfo', publication => 'elt_far')" :
 		"SELECT elt.create_source('doomed', ARRAY['big', 'later'])");

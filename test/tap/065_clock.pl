@@ -54,10 +54,13 @@ SELECT elt.create_pipeline('a', 's', 'a', 'a_target');
 SELECT elt.create_pipeline('b', 'far', 'public.b', 'b_target');
 SELECT elt.create_pipeline('child', 's', 'a', 'child', 'SELECT (record->>''id'')::int AS id FROM changes', options => '{"breaker": false}');
 SELECT elt.create_pipeline('blocked', 's', 'a', 'blocked', 'SELECT (record->>''id'')::int AS id FROM changes, public.gate');
+SELECT elt.create_source('paused', ARRAY['gate']);
 SELECT elt.create_alert_rule('many', 'SELECT count(*) AS value FROM public.b_target', 1000000);
 EOS
 
-my $parents = 0;
+is(sql("SELECT elt.wait_for_source('paused', timeout => '60 s')"), 't', 'a source streams');
+sql("SELECT elt.pause_source('paused')");
+
 sub goes_through
 {
 	my ($what) = @_;
@@ -164,7 +167,7 @@ goes_through('back again');
 same_as_source($node, $node, 's', 'a');
 same_as_source($origin, $node, 'far', 'b');
 
-sql("SELECT elt.drop_pipeline(name) FROM elt.pipelines; SELECT elt.drop_source('s'), elt.drop_source('far')");
+sql("SELECT elt.drop_pipeline(name) FROM elt.pipelines; SELECT elt.drop_source(name) FROM elt.sources");
 nothing_left($node);
 nothing_left($origin);
 $node->stop;
