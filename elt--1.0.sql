@@ -868,7 +868,8 @@ CREATE TABLE elt.source_slots (
 	confirmed_flush_lsn	pg_lsn,
 	wal_status		text,
 	safe_wal_size	bigint,						-- bytes of WAL until the slot is invalidated
-	catalog_xmin_age	int
+	catalog_xmin_age	int,
+	published		boolean						-- whether the source's publication exists
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE elt.source_slots IS 'the slots of remote sources as they were last seen';
 
@@ -876,14 +877,15 @@ CREATE VIEW elt.slot_state AS
 	SELECT s.source_id, s.name AS source, s.slot_name AS expected_name, clock_timestamp() AS checked_at,
 		   CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() END AS current_lsn,
 		   r.slot_name, r.plugin, r.database, r.active_pid, r.restart_lsn, r.confirmed_flush_lsn, r.wal_status,
-		   r.safe_wal_size, pg_catalog.age(r.catalog_xmin) AS catalog_xmin_age
+		   r.safe_wal_size, pg_catalog.age(r.catalog_xmin) AS catalog_xmin_age,
+		   EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = s.publication) AS published
 	FROM elt.sources s
 	LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = s.slot_name
 	WHERE s.conninfo IS NULL AND s.home = elt.home()
 	UNION ALL
 	SELECT s.source_id, s.name, s.slot_name, o.checked_at, o.current_lsn,
 		   o.slot_name, o.plugin, o.database, o.active_pid, o.restart_lsn, o.confirmed_flush_lsn, o.wal_status,
-		   o.safe_wal_size, o.catalog_xmin_age
+		   o.safe_wal_size, o.catalog_xmin_age, o.published
 	FROM elt.sources s
 	JOIN elt.source_slots o USING (source_id)
 	WHERE s.conninfo IS NOT NULL AND s.home = elt.home();
@@ -979,8 +981,8 @@ BEGIN
 
 	IF s.lost_at IS NULL THEN
 		IF r.slot_name IS NULL THEN
-			-- a worker finds out by itself, with the reason
-			IF s.enabled OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
+			-- a worker finds out by itself, with the reason; a standby need not have it
+			IF s.enabled OR EXISTS (SELECT FROM elt.source_slots o WHERE o.source_id = $1 AND o.in_recovery) OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
 						AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
 				RETURN NULL;
 			END IF;
@@ -1066,7 +1068,8 @@ BEGIN
 		in_recovery = excluded.in_recovery, slot_name = excluded.slot_name, plugin = excluded.plugin,
 		database = excluded.database, active_pid = excluded.active_pid, restart_lsn = excluded.restart_lsn,
 		confirmed_flush_lsn = excluded.confirmed_flush_lsn, wal_status = excluded.wal_status,
-		safe_wal_size = excluded.safe_wal_size, catalog_xmin_age = excluded.catalog_xmin_age;
+		safe_wal_size = excluded.safe_wal_size, catalog_xmin_age = excluded.catalog_xmin_age,
+		published = excluded.published;
 	RETURN elt.judge_slot($1);
 END $$;
 COMMENT ON FUNCTION elt.note_slot(bigint, text, jsonb, timestamptz) IS 'internal: keeps what the watch saw of a remote source''s slot';
@@ -1658,10 +1661,20 @@ CREATE VIEW elt.stat_workers WITH (security_barrier) AS
 	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW elt.stat_workers IS 'one row per elt process of the server, for pg_monitor';
 
+CREATE FUNCTION elt.unpublished_error(publication name) RETURNS text
+	LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('publication "%s" does not exist at the source: what is written now is not captured '
+				  'HINT: Make it there: CREATE PUBLICATION %I FOR TABLE ... WITH (publish_via_partition_root = true). '
+				  'What was written in between comes with elt.resync_table() of the tables.', publication, publication)
+$$;
+COMMENT ON FUNCTION elt.unpublished_error(name) IS 'internal: what is said of a source whose publication was dropped';
+
 CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 	SELECT s.name AS source,
 		   CASE WHEN s.lost_at IS NOT NULL OR r.wal_status = 'lost' THEN 'lost'
 				WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
+				WHEN w.state = 'streaming' AND NOT r.published THEN 'error'
 				WHEN w.state = 'streaming' AND EXISTS (SELECT FROM elt.source_tables t
 					WHERE t.source_id = s.source_id AND t.state = 'pending') THEN 'snapshot'
 				WHEN w.state = 'streaming' THEN w.state
@@ -1677,7 +1690,9 @@ CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 				ELSE greatest(0, pg_catalog.pg_wal_lsn_diff(w.received_lsn, w.staged_lsn)) END::bigint AS lag_bytes,
 		   greatest(0, pg_catalog.pg_wal_lsn_diff(r.current_lsn, r.restart_lsn))::bigint AS retained_wal_bytes,
 		   s.changes_staged + coalesce(w.changes, 0) AS changes_staged,
-		   w.last_commit_ts, s.last_error, s.last_error_at,
+		   w.last_commit_ts,
+		   CASE WHEN s.enabled AND s.lost_at IS NULL AND NOT r.published THEN elt.unpublished_error(s.publication) ELSE s.last_error END AS last_error,
+		   CASE WHEN s.enabled AND s.lost_at IS NULL AND NOT r.published THEN r.checked_at ELSE s.last_error_at END AS last_error_at,
 		   r.wal_status, r.safe_wal_size,
 		   CASE WHEN r.confirmed_flush_lsn >= r.current_lsn THEN interval '0'
 				WHEN r.slot_name IS NOT NULL THEN
@@ -1821,7 +1836,7 @@ INSERT INTO elt.alert_rules
 	 'seconds that the workers would need for a pipeline''s backlog at their present rate',
 	 'Raise elt.max_workers, or see elt.stat_workers for what holds them.'),
 	('source_disconnected', 'critical', NULL, '30 s', '0', '1 s',
-	 'an enabled source has no capture worker that streams',
+	 'an enabled source has no capture worker that streams, or its publication does not exist',
 	 'See elt.health() and elt.stat_sources.last_error; it is tried again by itself.'),
 	('slot_retained_wal', 'warning', NULL, '0', '0', '10 s',
 	 'bytes of WAL that a source''s slot keeps (threshold: 10 GB, half of max_slot_wal_keep_size, or elt.max_slot_lag)',
@@ -2292,12 +2307,15 @@ BEGIN
 	END IF;
 
 	IF 'source_disconnected' = ANY (rules) THEN
-		RETURN QUERY SELECT 'source_disconnected', jsonb_build_object('source', s.name, 'value', 1)
+		RETURN QUERY SELECT 'source_disconnected', jsonb_build_object('source', s.name, 'value', 1,
+				'detail', concat_ws('; ', CASE WHEN NOT r.published THEN format('publication %I does not exist', s.publication) END,
+					'its slot keeps ' || pg_size_pretty(greatest(0, pg_wal_lsn_diff(r.current_lsn, r.restart_lsn))) || ' of WAL'))
 			FROM elt.sources s
+			LEFT JOIN elt.slot_state r ON r.source_id = s.source_id
 			WHERE s.enabled AND s.home = home_id AND s.lost_at IS NULL
-				AND NOT EXISTS (SELECT FROM elt.workers() w
+				AND (NOT r.published OR NOT EXISTS (SELECT FROM elt.workers() w
 								WHERE w.kind = 'capture' AND w.object_id = s.source_id AND w.state IN ('streaming', 'snapshot')
-									AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database()));
+									AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())));
 	END IF;
 
 	IF rules && ARRAY['slot_retained_wal', 'slot_lost', 'slot_xmin_age'] THEN
@@ -2764,8 +2782,8 @@ AS $$
 		   format('CREATE PUBLICATION %I FOR TABLE … WITH (publish_via_partition_root = true); what was written without it is not staged',
 				  s.publication)
 	FROM elt.sources s
-	WHERE s.conninfo IS NULL AND s.enabled AND s.home = elt.home()
-		AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.publication)
+	JOIN elt.slot_state r ON r.source_id = s.source_id
+	WHERE s.enabled AND NOT r.published
 	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),
@@ -2782,6 +2800,57 @@ AS $$
 $$;
 COMMENT ON FUNCTION elt.health() IS 'all that must be right for elt to run: one row per check, with the line that mends it';
 
+/*
+ * What waits for a time of day, after the clock was set back: see control/time_of_day.c.
+ * The bounds are those of who wrote these times: a probe comes after 5 min at
+ * most, a quarantined change after 5 s that double to 1 h.
+ */
+
+CREATE FUNCTION elt.pull_times() RETURNS boolean
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	present CONSTANT timestamptz := clock_timestamp();
+	pulled boolean := false;
+BEGIN
+	UPDATE elt.quarantine_unresolved u SET next_retry_at = present
+	FROM (SELECT q.quarantine_id FROM elt.quarantine_unresolved q
+		  JOIN elt.quarantine_records r USING (quarantine_id)
+		  WHERE q.status = 'waiting' AND q.next_retry_at < 'infinity'
+			AND q.next_retry_at > present + least(interval '5 s' * power(2, least(r.retry_count, 20)), interval '1 h')
+		  FOR UPDATE OF q SKIP LOCKED) far
+	WHERE u.quarantine_id = far.quarantine_id;
+	pulled := pulled OR FOUND;
+
+	UPDATE elt.pipelines p SET next_probe_at = present
+	FROM (SELECT pipeline_id FROM elt.pipelines
+		  WHERE next_probe_at > present + interval '1 s' * least(300, power(2, least(probes, 9)))
+		  FOR UPDATE SKIP LOCKED) far
+	WHERE p.pipeline_id = far.pipeline_id;
+	pulled := pulled OR FOUND;
+
+	UPDATE elt.alerts a SET started_at = least(a.started_at, present), absent_since = least(a.absent_since, present),
+		fired_at = least(a.fired_at, present), last_notified_at = least(a.last_notified_at, present),
+		updated_at = least(a.updated_at, present)
+	FROM (SELECT alert_id FROM elt.alerts
+		  WHERE state <> 'resolved' AND greatest(started_at, absent_since, fired_at, last_notified_at, updated_at) > present
+		  FOR UPDATE SKIP LOCKED) far
+	WHERE a.alert_id = far.alert_id;
+	UPDATE elt.alert_rules r SET last_notified_at = present
+	FROM (SELECT rule FROM elt.alert_rules WHERE last_notified_at > present FOR UPDATE SKIP LOCKED) far
+	WHERE r.rule = far.rule;
+
+	-- a slot that seems to be younger than what was seen of it is not judged
+	UPDATE elt.sources s SET slot_made_at = least(s.slot_made_at, present), paused_at = least(s.paused_at, present)
+	FROM (SELECT source_id FROM elt.sources WHERE greatest(slot_made_at, paused_at) > present FOR NO KEY UPDATE SKIP LOCKED) far
+	WHERE s.source_id = far.source_id;
+	UPDATE elt.source_tables t SET copy_retry_at = present
+	FROM (SELECT table_id FROM elt.source_tables WHERE copy_retry_at > present + interval '1 min' FOR NO KEY UPDATE SKIP LOCKED) far
+	WHERE t.table_id = far.table_id;
+	RETURN pulled;
+END $$;
+COMMENT ON FUNCTION elt.pull_times() IS
+	'internal: brings nearer the times in elt''s tables that are farther away than they can have been put, because the clock was set back';
 /*
  * Rights.  What elt holds is as secret as the most secret table it captures:
  * nobody but the owner of the extension reads its tables; functions decide

@@ -48,6 +48,7 @@
 #include "capture/stream.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
@@ -541,7 +542,7 @@ process_message(char *data, int length)
 				capture.last_end = event.end_lsn;
 				if (capture.in_transaction &&
 					(capture.changes >= COMMIT_CHANGES ||
-					 TimestampDifferenceExceeds(capture.transaction_start, GetCurrentTimestamp(), COMMIT_MS)))
+					 TimestampDifferenceExceeds(capture.transaction_start, elt_clock_now(), COMMIT_MS)))
 					commit_batch();
 				break;
 		}
@@ -554,7 +555,7 @@ open_transaction(void)
 	elt_worker_begin_work("staging changes");
 	MemoryContextSwitchTo(capture.round_context);
 	capture.in_transaction = true;
-	capture.transaction_start = GetCurrentTimestamp();
+	capture.transaction_start = elt_clock_now();
 	capture.changes = 0;
 }
 
@@ -622,7 +623,7 @@ flushed_position(void)
 static void
 report_progress(bool force)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	bool		due = TimestampDifferenceExceeds(capture.reported_at, now, FEEDBACK_MS);
 	XLogRecPtr	flushed;
 

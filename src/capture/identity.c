@@ -17,6 +17,9 @@
  *	slot_ahead		 somebody confirmed more to the slot than we have staged:
  *					 another consumer, or this database was restored to the past
  *
+ * A server in recovery is not judged for a slot that it lacks: it may be a
+ * standby that the connection came to while the primary was away.
+ *
  * The last one relies on the origin's position being on disk before anything
  * up to it is confirmed (see capture.c).
  *
@@ -37,7 +40,7 @@
 static bool check_timeline(EltStream *stream, const EltSource *source, XLogRecPtr position,
 						   TimeLineID timeline, EltLoss *loss);
 static XLogRecPtr timeline_end(EltStream *stream, TimeLineID of, TimeLineID seen_from);
-static bool check_slot(EltStream *stream, const EltSource *source, XLogRecPtr position, EltLoss *loss);
+static bool check_slot(EltStream *stream, const EltSource *source, XLogRecPtr position, bool in_recovery, EltLoss *loss);
 static bool lost(EltLoss *loss, const char *reason, XLogRecPtr to, char *detail);
 static XLogRecPtr parse_lsn(const char *text);
 
@@ -80,7 +83,7 @@ elt_identity_check(EltStream *stream, const EltSource *source, XLogRecPtr positi
 		return lost(loss, "source_behind", end,
 					psprintf("the source's WAL ends at %X/%X, and all up to %X/%X was staged: it was restored to the past",
 							 LSN_FORMAT_ARGS(end), LSN_FORMAT_ARGS(position)));
-	return check_slot(stream, source, position, loss);
+	return check_slot(stream, source, position, in_recovery, loss);
 }
 
 static bool
@@ -123,7 +126,7 @@ timeline_end(EltStream *stream, TimeLineID of, TimeLineID seen_from)
 }
 
 static bool
-check_slot(EltStream *stream, const EltSource *source, XLogRecPtr position, EltLoss *loss)
+check_slot(EltStream *stream, const EltSource *source, XLogRecPtr position, bool in_recovery, EltLoss *loss)
 {
 	PGresult   *result;
 	XLogRecPtr	confirmed;
@@ -142,6 +145,12 @@ check_slot(EltStream *stream, const EltSource *source, XLogRecPtr position, EltL
 	if (PQntuples(result) == 0)
 	{
 		PQclear(result);
+		if (in_recovery)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the source is in recovery and has no replication slot \"%s\"", source->slot_name),
+					 errhint("This is a standby, or a server that is being restored. Where the primary is elsewhere, name it in "
+							 "conninfo, with target_session_attrs=read-write beside several hosts.")));
 		return lost(loss, "slot_missing", InvalidXLogRecPtr,
 					psprintf("replication slot \"%s\" does not exist at the source", source->slot_name));
 	}

@@ -27,6 +27,7 @@
 #include "capture/stream.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "compat.h"
 #include "control/worker.h"
 #include "elt.h"
@@ -89,7 +90,7 @@ period_ms(void)
 static bool
 wants_heartbeat(Heartbeat *heartbeat, int64 source_id, XLogRecPtr end)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	EltWorkerSlot slot;
 	uint64		staged_count;
 	bool		wanted;
@@ -132,7 +133,7 @@ void
 elt_slot_watch_local(bool has_sources)
 {
 	static List *heartbeats = NIL;	/* of Watched, without source and stream */
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	List	   *sources;
 	ListCell   *cell;
 	bool		wanted = false;
@@ -191,7 +192,7 @@ elt_slot_watch_local(bool has_sources)
 long
 elt_slot_watch_ms(void)
 {
-	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), local_due_at));
+	return Max(1, TimestampDifferenceMilliseconds(elt_clock_now(), local_due_at));
 }
 
 /* ---- remote sources: the watch ---- */
@@ -223,9 +224,9 @@ elt_watch_main(Datum main_arg)
 		{
 			Watched    *entry = lfirst(cell);
 
-			if (entry->due_at <= GetCurrentTimestamp())
+			if (entry->due_at <= elt_clock_now())
 				look_at(entry);
-			nap_ms = Min(nap_ms, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), entry->due_at));
+			nap_ms = Min(nap_ms, TimestampDifferenceMilliseconds(elt_clock_now(), entry->due_at));
 		}
 		MemoryContextReset(round_context);
 		if (!elt_worker_nap(Max(nap_ms, 1)))
@@ -319,7 +320,7 @@ look_at(Watched *entry)
 		forget(entry);
 		(void) note(entry, error->message, NULL);
 		entry->failures = Min(entry->failures + 1, 6);
-		entry->due_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		entry->due_at = TimestampTzPlusMilliseconds(elt_clock_now(),
 													Min(MAX_PAUSE_MS, period_ms() << (entry->failures - 1)));
 		FreeErrorData(error);
 	}
@@ -338,7 +339,7 @@ look(Watched *entry)
 	XLogRecPtr	end;
 	bool		in_recovery;
 
-	entry->due_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), period_ms());
+	entry->due_at = TimestampTzPlusMilliseconds(elt_clock_now(), period_ms());
 	if (entry->stream == NULL)
 	{
 		elt_registry_set_activity("connecting", entry->source->name);
@@ -352,11 +353,14 @@ look(Watched *entry)
 									   "'plugin', r.plugin, 'database', r.database, 'active_pid', r.active_pid, "
 									   "'restart_lsn', r.restart_lsn, 'confirmed_flush_lsn', r.confirmed_flush_lsn, "
 									   "'wal_status', r.wal_status, 'safe_wal_size', r.safe_wal_size, "
-									   "'catalog_xmin_age', pg_catalog.age(r.catalog_xmin)), e.lsn, e.in_recovery "
+									   "'catalog_xmin_age', pg_catalog.age(r.catalog_xmin), "
+									   "'published', EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = %s)), "
+									   "e.lsn, e.in_recovery "
 									   "FROM (SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() "
 									   "THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END) "
 									   "AS e(in_recovery, lsn) "
-									   "LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = %s", slot_name),
+									   "LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = %s",
+									   elt_stream_literal(entry->source->publication), slot_name),
 							  PGRES_TUPLES_OK);
 	state = pstrdup(elt_stream_value(result, 0, 0));
 	end = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(elt_stream_value(result, 0, 1))));
@@ -374,8 +378,8 @@ look(Watched *entry)
 								 psprintf("SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots "
 										  "WHERE slot_name = %s AND active_pid IS NULL", slot_name),
 								 PGRES_TUPLES_OK));
-		entry->due_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 200);	/* to see that it is
-																					 * gone */
+		entry->due_at = TimestampTzPlusMilliseconds(elt_clock_now(), 200);	/* to see that it is
+																			 * gone */
 	}
 	else if (!in_recovery && wants_heartbeat(&entry->heartbeat, entry->source->source_id, end))
 		PQclear(elt_stream_query(entry->stream,

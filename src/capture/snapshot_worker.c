@@ -38,6 +38,7 @@
 #include "capture/snapshot.h"
 #include "capture/snapshot_pass.h"
 #include "capture/snapshot_worker.h"
+#include "clock.h"
 #include "elt.h"
 #include "capture/stage.h"
 #include "catalog/pg_type.h"
@@ -193,9 +194,9 @@ lead(void)
 		{
 			bool		copied = pass.chunks && copy_chunk(&pass);
 
-			if (!copied || TimestampDifferenceExceeds(copier.sealed_at, GetCurrentTimestamp(), SEAL_MS))
+			if (!copied || TimestampDifferenceExceeds(copier.sealed_at, elt_clock_now(), SEAL_MS))
 			{
-				copier.sealed_at = GetCurrentTimestamp();
+				copier.sealed_at = elt_clock_now();
 				if (elt_pass_seal(copier.source))
 				{
 					if (copier.run != 0)
@@ -256,7 +257,7 @@ join_run(const EltPass *pass)
 static bool
 copy_chunk(const EltPass *pass)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 	EltCopyRange range = {0};
 	EltCopyCounts counts;
 	Chunk		chunk;
@@ -312,7 +313,7 @@ copy_chunk(const EltPass *pass)
 	copier.next_id += counts.rows;
 
 	pg_atomic_fetch_add_u64(&elt_my_slot->changes, counts.rows);
-	pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, GetCurrentTimestamp() - start);
+	pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, elt_clock_now() - start);
 	if (copier.number > 0)
 		elt_registry_wake(ELT_WORKER_SNAPSHOT, MyDatabaseId, ELT_SNAPSHOT_OBJECT(copier.source->source_id, 0));
 	keep_rate(start, counts.bytes);
@@ -562,7 +563,7 @@ keep_rate(TimestampTz start, int64 bytes)
 		int64		due_ms = elt_snapshot_rate_kb == 0 ? 0 :
 		bytes * 1000 / 1024 / elt_snapshot_rate_kb * workers_at_it();
 
-		left_ms = due_ms - (GetCurrentTimestamp() - start) / 1000;
+		left_ms = due_ms - (elt_clock_now() - start) / 1000;
 		if (left_ms > 0)
 			nap_or_leave(Min(left_ms, LATER_MS));
 	} while (left_ms > 0);

@@ -73,6 +73,7 @@ static char *qualified_name(Oid relid);
 static int64 insert_source(EltSource *source, const char *secret, Jsonb *options);
 static void set_enabled(EltSource *source, bool enabled);
 static char *captured_name(const EltSource *source, char *relation);
+static bool is_published(const char *publication, Oid relid);
 static bool table_is_captured(int64 source_id, const char *relation, const char *state);
 static void set_table_state(int64 source_id, const char *relation, const char *state);
 static void warn_of_settings(void);
@@ -466,7 +467,9 @@ elt_add_table(PG_FUNCTION_ARGS)
 		Oid			relid = published_table(relation);
 
 		relation = qualified_name(relid);
-		if (table_is_captured(source->source_id, relation, NULL))
+
+		/* one that was dropped and made anew is not published any more */
+		if (table_is_captured(source->source_id, relation, NULL) && is_published(source->publication, relid))
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("table %s is in source \"%s\" already", relation, source->name)));
@@ -477,7 +480,9 @@ elt_add_table(PG_FUNCTION_ARGS)
 	else if (table_is_captured(source->source_id, relation, NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("table %s is in source \"%s\" already", relation, source->name)));
+				 errmsg("table %s is in source \"%s\" already", relation, source->name),
+				 errhint("Where it was dropped and made anew at the source, SELECT elt.resync_table(%s, %s).",
+						 quote_literal_cstr(source->name), quote_literal_cstr(relation))));
 
 	set_table_state(source->source_id, relation, "ready");
 	if (snapshot)
@@ -537,6 +542,22 @@ captured_name(const EltSource *source, char *relation)
 				 errmsg("table %s is not in source \"%s\"", relation, source->name),
 				 errhint("SELECT relation FROM elt.source_tables lists the tables.")));
 	return relation;
+}
+
+static bool
+is_published(const char *publication, Oid relid)
+{
+	Oid			types[] = {TEXTOID, OIDOID};
+	Datum		values[] = {CStringGetTextDatum(publication), ObjectIdGetDatum(relid)};
+	bool		published;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	published = elt_spi_run("SELECT FROM pg_publication_tables WHERE pubname = $1 "
+							"AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', schemaname, tablename)) = $2",
+							2, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	return published;
 }
 
 /* In this state, or with NULL in any. */

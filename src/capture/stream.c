@@ -89,7 +89,9 @@ static EltStream *connect_source(const char *conninfo, const char *appname, bool
 static bool has_option(const PQconninfoOption *options, const char *keyword);
 static const char *first_socket_directory(void);
 static void append_option(StringInfo conninfo, const PQconninfoOption *option);
+static void ignore_notice(void *arg, const PGresult *result);
 static void poll_until_connected(EltStream *stream, long timeout_ms);
+static int	take_sqlstate(char *message);
 static void wait_for_socket(EltStream *stream, int events, long timeout_ms);
 static long passed_ms(instr_time since);
 static void cancel_command(EltStream *stream);
@@ -181,6 +183,16 @@ connect_source(const char *conninfo, const char *appname, bool replication, long
 				 errmsg("too many open files for a connection to the source")));
 	stream->connection = PQconnectStartParams(keywords, values, false);
 	PQconninfoFree(options);
+	if (stream->connection != NULL)
+	{
+		/*
+		 * libpq would write them to the server's log, as they come and as
+		 * many
+		 */
+		PQsetNoticeReceiver(stream->connection, ignore_notice, NULL);
+		/* until it is connected, the text is all that tells the SQLSTATE */
+		PQsetErrorVerbosity(stream->connection, PQERRORS_VERBOSE);
+	}
 	poll_until_connected(stream, timeout_ms >= 0 ? Min(timeout_ms, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS);
 	return stream;
 }
@@ -218,6 +230,50 @@ passed_ms(instr_time since)
 }
 
 static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+/*
+ * take_sqlstate
+ *		Makes a verbose error message of libpq a plain one, and returns the
+ *		SQLSTATE that it told; 0 where it told none, since no server spoke.
+ */
+static int
+take_sqlstate(char *message)
+{
+	int			code = 0;
+	char	   *line = strchr(message, '\n');
+
+	/* without the lines that say where in the server's code it was */
+	while (line != NULL)
+	{
+		char	   *end = strchr(line + 1, '\n');
+		char	   *place = strstr(line, ".c:");
+
+		if (place == NULL || (end != NULL && place > end))
+			line = end;
+		else if (end != NULL)
+			memmove(line, end, strlen(end) + 1);
+		else
+		{
+			*line = '\0';
+			line = NULL;
+		}
+	}
+	for (char *mark = strstr(message, ":  "); mark != NULL; mark = strstr(mark + 1, ":  "))
+	{
+		char	   *state = mark + 3;
+
+		if (strspn(state, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5 || strncmp(state + 5, ": ", 2) != 0)
+			continue;
+		code = MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+		memmove(state, state + 7, strlen(state + 7) + 1);
+	}
+	return code;
+}
+
+static void
 poll_until_connected(EltStream *stream, long timeout_ms)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
@@ -243,15 +299,24 @@ poll_until_connected(EltStream *stream, long timeout_ms)
 						left_ms);
 		status = PQconnectPoll(stream->connection);
 	}
+	if (stream->connection != NULL && status != PGRES_POLLING_FAILED)
+		(void) PQsetErrorVerbosity(stream->connection, PQERRORS_DEFAULT);
 	if (status == PGRES_POLLING_FAILED)
 	{
 		char	   *message = pchomp(PQerrorMessage(stream->connection));
 		bool		local = stream->local;
+		int			code = take_sqlstate(message);
+		bool		credentials = ERRCODE_TO_CATEGORY(code) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+		PQconnectionNeedsPassword(stream->connection);
 
 		elt_stream_close(stream);
 		ereport(ERROR,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				(errcode(code != 0 ? code : ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				 errmsg("could not connect to the source: %s", message),
+				 credentials && !local ?
+				 errhint("The source's server does not accept these credentials: see the user, the password, passfile or "
+						 "service of the source's conninfo here, and the role and pg_hba.conf there. "
+						 "This is tried again, at most a minute apart, and nothing is lost while its slot is kept.") :
 				 local ? errhint("elt connects to its own server; where pg_hba.conf asks for more than "
 								 "the Unix socket gives, set elt.local_conninfo in postgresql.conf. "
 								 "max_wal_senders bounds these connections too (now %d).", max_wal_senders) : 0));

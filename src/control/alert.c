@@ -30,6 +30,7 @@
 #include "catalog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "common/hashfn.h"
 #include "control/alert.h"
 #include "control/stats.h"
@@ -112,6 +113,7 @@ static const char *running_rule = NULL;
 
 PG_FUNCTION_INFO_V1(elt_evaluate_alerts);
 
+static void forget_times(void);
 static bool is_due(TimestampTz now);
 static bool is_time(TimestampTz now);
 static uint32 workers_signature(void);
@@ -121,7 +123,7 @@ static bool lock(bool wait);
 static void load_rules(void);
 static bool evaluate_shipped(TimestampTz at, bool all);
 static bool is_about_workers(const AlertRule *rule);
-static char *worker_samples(TimestampTz at);
+static char *worker_samples(void);
 static bool evaluate_user_rule(AlertRule *rule, TimestampTz at);
 static void disable_rule(int code, Datum arg);
 static void note_rule_end(AlertRule *rule, const ErrorData *error);
@@ -142,7 +144,7 @@ elt_alert_round(void)
 	if (!registered)
 		before_shmem_exit(disable_rule, (Datum) 0);
 	registered = true;
-	if (!elt_alerts || now < alerts.retry_at || !is_due(now))
+	if (!elt_alerts || elt_clock_now() < alerts.retry_at || !is_due(now))
 		return;
 
 	PG_TRY();
@@ -167,13 +169,27 @@ elt_alert_round(void)
 			ereport(LOG,
 					(errmsg("could not evaluate alert rules: %s", error->message),
 					 errhint("This is tried again, less often each time. SELECT elt.evaluate_alerts() shows the error in full.")));
-		alerts.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		alerts.retry_at = TimestampTzPlusMilliseconds(elt_clock_now(),
 													  Min(MAX_PAUSE_MS, 1000 << Min(alerts.errors, 6)));
 		alerts.moved = true;
 
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
+}
+
+/*
+ * Times of alerts are times of day, because they are told.  A clock that was
+ * set back is no reason to wait for it to get there again.
+ */
+static void
+forget_times(void)
+{
+	ListCell   *cell;
+
+	alerts.next_at = alerts.quiet_until = alerts.notify_retry_at = 0;
+	foreach(cell, alerts.rules)
+		((AlertRule *) lfirst(cell))->due_at = 0;
 }
 
 /* Whether a rule is to be evaluated now; looks at shared memory only. */
@@ -196,10 +212,11 @@ is_due(TimestampTz now)
 		alerts.generation = generation;
 		alerts.loaded = false;
 	}
-	/* a clock that was set back is no reason to wait */
-	if (now >= alerts.evaluated_at && !TimestampDifferenceExceeds(alerts.evaluated_at, now, PAUSE_MS))
+	if (now < alerts.evaluated_at)
+		forget_times();
+	else if (!TimestampDifferenceExceeds(alerts.evaluated_at, now, PAUSE_MS))
 		return false;
-	if (!alerts.loaded || alerts.moved || now < alerts.evaluated_at || is_time(now))
+	if (!alerts.loaded || alerts.moved || is_time(now))
 		return true;
 	foreach(cell, alerts.rules)
 	{
@@ -241,7 +258,7 @@ static void
 evaluate(TimestampTz now)
 {
 	bool		due = false;
-	bool		moved = alerts.moved || now < alerts.evaluated_at;
+	bool		moved = alerts.moved;
 	ListCell   *cell;
 
 	if (!begin("evaluating alert rules"))
@@ -386,7 +403,7 @@ evaluate_shipped(TimestampTz at, bool all)
 	alerts.quiet_until = TimestampTzPlusMilliseconds(at, QUIET_MS);
 
 	values[0] = PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
-	values[1] = CStringGetTextDatum(worker_samples(at));
+	values[1] = CStringGetTextDatum(worker_samples());
 	values[2] = TimestampTzGetDatum(at);
 	elt_spi_begin(&spi);
 	elt_spi_run("SELECT next_at, due FROM elt.evaluate_shipped_alerts($1, $2::jsonb, $3)", 3, types, values, NULL);
@@ -562,7 +579,7 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 
 		MemoryContextSwitchTo(old);
 	}
-	worker->at[worker->next] = GetCurrentTimestamp();
+	worker->at[worker->next] = elt_clock_now();
 	worker->next = (worker->next + 1) % CRASHES_KEPT;
 	alerts.moved = true;
 }
@@ -571,7 +588,7 @@ elt_alert_note_failure(EltWorkerKind kind, const char *name)
 void
 elt_alert_note_no_room(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 
 	if (alerts.no_room_at == 0 || TimestampDifferenceExceeds(alerts.no_room_at, now, NO_ROOM_MS))
 		alerts.moved = true;
@@ -580,8 +597,9 @@ elt_alert_note_no_room(void)
 
 /* The samples of the rules about workers, as a JSON array. */
 static char *
-worker_samples(TimestampTz at)
+worker_samples(void)
 {
+	TimestampTz now = elt_clock_now();
 	StringInfoData json;
 	const char *separator = "";
 	ListCell   *cell;
@@ -595,7 +613,7 @@ worker_samples(TimestampTz at)
 		int			count = 0;
 
 		for (int i = 0; i < CRASHES_KEPT; i++)
-			count += worker->at[i] != 0 && !TimestampDifferenceExceeds(worker->at[i], at, CRASH_WINDOW_MS);
+			count += worker->at[i] != 0 && !TimestampDifferenceExceeds(worker->at[i], now, CRASH_WINDOW_MS);
 		if (count == 0)
 		{
 			alerts.crashes = foreach_delete_current(alerts.crashes, cell);
@@ -616,7 +634,7 @@ worker_samples(TimestampTz at)
 		appendStringInfoString(&json, "}}");
 		separator = ", ";
 	}
-	if (alerts.no_room_at != 0 && !TimestampDifferenceExceeds(alerts.no_room_at, at, NO_ROOM_MS))
+	if (alerts.no_room_at != 0 && !TimestampDifferenceExceeds(alerts.no_room_at, now, NO_ROOM_MS))
 		appendStringInfo(&json, "%s{\"rule\": \"worker_budget_exhausted\", \"sample\": {\"value\": 1, "
 						 "\"detail\": \"max_worker_processes is %d\"}}", separator, max_worker_processes);
 	appendStringInfoChar(&json, ']');

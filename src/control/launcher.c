@@ -27,6 +27,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_database.h"
+#include "clock.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "miscadmin.h"
@@ -112,7 +113,7 @@ one_round(void)
 		}
 
 		database->generation = elt_config_generation(candidate->dboid);
-		database->started_at = GetCurrentTimestamp();
+		database->started_at = elt_clock_now();
 		database->empty = false;
 		if (elt_registry_launch(ELT_WORKER_SUPERVISOR, candidate->dboid, 0, NameStr(candidate->name)) >= 0)
 			database->warned = false;
@@ -138,7 +139,7 @@ wants_supervisor(Database *database)
 {
 	return !database->empty ||
 		database->generation != elt_config_generation(database->dboid) ||
-		TimestampDifferenceExceeds(database->started_at, GetCurrentTimestamp(), REPROBE_MS);
+		TimestampDifferenceExceeds(database->started_at, elt_clock_now(), REPROBE_MS);
 }
 
 static void

@@ -19,6 +19,7 @@
 #include "capture/partition.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/raw_ahead.h"
 #include "control/worker.h"
 #include "miscadmin.h"
@@ -106,7 +107,7 @@ look_ahead(const EltSource *source, Pace *pace)
 {
 	Oid			types[] = {OIDOID};
 	Datum		values[] = {ObjectIdGetDatum(elt_partition_sequence(source->name))};
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	int64		before = pace->change_id;
 	int64		ahead = source->partition_changes / 5;
 	EltSpi		spi;

@@ -37,6 +37,7 @@
 #include "capture/partition.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/raw_retention.h"
 #include "control/worker.h"
 #include "guc.h"
@@ -84,7 +85,7 @@ elt_raw_retention_run(void)
 {
 	static TimestampTz due_at = 0;
 	static int	last_age_s = -2;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	List	   *leaves = NIL;
 	ListCell   *cell;
 	bool		more = false;
@@ -108,7 +109,7 @@ elt_raw_retention_run(void)
 
 			if (leaf->needed)
 				continue;
-			if (TimestampDifferenceExceeds(now, GetCurrentTimestamp(), BUDGET_MS))
+			if (TimestampDifferenceExceeds(now, elt_clock_now(), BUDGET_MS))
 			{
 				more = true;
 				break;

@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "control/registry.h"
 #include "elt.h"
 #include "miscadmin.h"
@@ -55,6 +56,7 @@ typedef struct Registry
 	LWLock	   *lock;
 	int			nslots;
 	TimestampTz started_at;		/* when this shared memory was made */
+	TimestampTz started_clock;	/* the same by elt_clock_now() */
 	DatabaseConfig databases[MAX_DATABASES];	/* the last one is shared */
 	EltWorkerSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } Registry;
@@ -111,6 +113,7 @@ elt_registry_init_shmem(void)
 			pg_atomic_init_u32(&registry->databases[i].watched, 0);
 		}
 		registry->started_at = GetCurrentTimestamp();
+		registry->started_clock = elt_clock_now();
 		for (int i = 0; i < registry->nslots; i++)
 		{
 			EltWorkerSlot *slot = &registry->slots[i];
@@ -136,6 +139,12 @@ elt_registry_available(void)
 }
 
 /* -infinity where the library was not preloaded. */
+int64
+elt_registry_uptime_ms(void)
+{
+	return registry != NULL ? (elt_clock_now() - registry->started_clock) / 1000 : PG_INT64_MAX;
+}
+
 TimestampTz
 elt_registry_started_at(void)
 {
@@ -246,7 +255,7 @@ claim_slot(EltWorkerKind kind, Oid dboid, int64 object_id, const char *object_na
 		slot->ended = false;
 		slot->finished = false;
 		slot->stop_requested = false;
-		slot->claimed_at = GetCurrentTimestamp();
+		slot->claimed_at = elt_clock_now();
 		slot->started_at = 0;
 		slot->last_error[0] = '\0';
 		slot->last_error_at = 0;
@@ -297,7 +306,7 @@ is_over(const EltWorkerSlot *slot)
 	if (slot->ended)
 		return true;
 	return slot->proc == NULL &&
-		TimestampDifferenceExceeds(slot->claimed_at, GetCurrentTimestamp(), START_TIMEOUT_MS);
+		TimestampDifferenceExceeds(slot->claimed_at, elt_clock_now(), START_TIMEOUT_MS);
 }
 
 static void
@@ -731,7 +740,7 @@ elt_registry_vacate(Oid dboid)
 
 	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
 	config = claim_database_config(dboid);
-	config->vacated_at = GetCurrentTimestamp();
+	config->vacated_at = elt_clock_now();
 	LWLockRelease(registry->lock);
 }
 
@@ -744,7 +753,7 @@ elt_registry_is_vacated(Oid dboid)
 	vacated_at = database_config(dboid)->vacated_at;
 	LWLockRelease(registry->lock);
 	return vacated_at != 0 &&
-		!TimestampDifferenceExceeds(vacated_at, GetCurrentTimestamp(), VACATE_MS);
+		!TimestampDifferenceExceeds(vacated_at, elt_clock_now(), VACATE_MS);
 }
 
 /* The entry of a database, else the first free one, else the shared one. */

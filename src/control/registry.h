@@ -105,6 +105,7 @@ extern EltWorkerSlot *elt_my_slot;
 extern void elt_registry_request_shmem(void);
 extern void elt_registry_init_shmem(void);
 extern bool elt_registry_available(void);
+extern int64 elt_registry_uptime_ms(void);
 extern TimestampTz elt_registry_started_at(void);	/* this run of the server,
 													 * also after a crash */
 

@@ -15,6 +15,7 @@
 
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/retention.h"
 #include "control/worker.h"
 #include "guc.h"
@@ -30,7 +31,7 @@ elt_retention_run(void)
 {
 	static TimestampTz due_at = 0;
 	static int	last_age_s = -1;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	int			age_s = elt_quarantine_retention_s;
 	uint64		deleted;
 

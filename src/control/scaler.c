@@ -33,6 +33,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "compat.h"
 #include "control/alert.h"
 #include "control/autoscale.h"
@@ -111,7 +112,7 @@ static struct
 
 static void get_limits(EltScaleLimits *limits);
 static bool is_active(const Watched *watched);
-static bool anything_due(TimestampTz now);
+static bool anything_due(void);
 static void measure(EltScaleMeasure *measure, TimestampTz now, bool look);
 static void measure_workers(EltScaleMeasure *measure);
 static bool waits_for_others(const PGPROC *proc);
@@ -187,17 +188,18 @@ is_active(const Watched *watched)
 
 /* Whether a probe of a blocked pipeline, or a retry of a quarantined change, is due. */
 static bool
-anything_due(TimestampTz now)
+anything_due(void)
 {
+	TimestampTz now = elt_clock_now();
+	TimestampTz today = GetCurrentTimestamp();
 	ListCell   *lc;
 
 	foreach(lc, scaler.watched)
 	{
 		Watched    *watched = lfirst(lc);
-		TimestampTz at = is_active(watched) ? elt_stats_retry_at(watched->pipeline->pipeline_id) :
-		watched->pipeline->next_probe_at;
+		TimestampTz retry_at = elt_stats_retry_at(watched->pipeline->pipeline_id);
 
-		if (is_active(watched) ? at != 0 && at <= now : at <= now)
+		if (is_active(watched) ? retry_at != 0 && retry_at <= now : watched->pipeline->next_probe_at <= today)
 			return true;
 	}
 	return false;
@@ -212,7 +214,7 @@ anything_due(TimestampTz now)
 int
 elt_scaler_round(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	double		now_s = (double) now / USECS_PER_SEC;
 	EltScaleLimits limits;
 	EltScaleMeasure measured = {0};
@@ -232,7 +234,7 @@ elt_scaler_round(void)
 
 		came = true;
 	}
-	due = anything_due(now);
+	due = anything_due();
 	if (!TimestampDifferenceExceeds(scaler.measured_at, now, ROUND_MS - 50) && !scaler.changed &&
 		!(scaler.pool == 0 && (due || (came && now >= scaler.idle_until))))
 		return scaler.pool;
@@ -302,7 +304,7 @@ elt_scaler_nap_ms(void)
 		active |= is_active((Watched *) lfirst(lc));
 	if (!active || scaler.pool > 0)
 		return ROUND_MS;
-	if (GetCurrentTimestamp() < scaler.idle_until)
+	if (elt_clock_now() < scaler.idle_until)
 		return LOOK_AGAIN_MS;
 	elt_registry_watch_work();
 	return elt_registry_work() != scaler.work ? 1 : ROUND_MS;
@@ -463,7 +465,7 @@ publish(const EltScaleLimits *limits, EltScaleReason reason, int running, Timest
 	foreach(lc, scaler.watched)
 		status.backlog += ((Watched *) lfirst(lc))->backlog;
 	if (first || status.wanted != scaler.status.wanted)
-		status.changed_at = now;
+		status.changed_at = GetCurrentTimestamp();
 
 	if (tell)
 	{

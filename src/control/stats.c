@@ -18,6 +18,7 @@
 
 #include <math.h>
 
+#include "clock.h"
 #include "control/stats.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -105,7 +106,7 @@ void
 elt_stats_latency(int64 pipeline_id, int64 latency_us, int changes)
 {
 	static PipelineStats *entry = NULL; /* a batch is of one pipeline */
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 
 	if (stats == NULL)
 		return;
@@ -129,8 +130,8 @@ elt_stats_latency_quantile(int64 pipeline_id, double quantile)
 	entry = find_entry(pipeline_id, false);
 	if (entry == NULL)
 		return -1;
-	if (TimestampDifferenceExceeds(entry->period_start, GetCurrentTimestamp(), PERIOD_MS))
-		rotate(entry, GetCurrentTimestamp());
+	if (TimestampDifferenceExceeds(entry->period_start, elt_clock_now(), PERIOD_MS))
+		rotate(entry, elt_clock_now());
 
 	for (int i = 0; i < NBUCKETS; i++)
 	{
@@ -152,7 +153,7 @@ elt_stats_latency_quantile(int64 pipeline_id, double quantile)
 void
 elt_stats_note_outcomes(int64 pipeline_id, int64 read, int64 failed)
 {
-	int64		epoch = epoch_of(GetCurrentTimestamp());
+	int64		epoch = epoch_of(elt_clock_now());
 	PipelineStats *entry;
 	Outcomes   *slot;
 
@@ -183,7 +184,7 @@ elt_stats_failed_batches(void)
 void
 elt_stats_outcomes(int64 pipeline_id, int seconds, int64 *read, int64 *failed)
 {
-	int64		last = epoch_of(GetCurrentTimestamp());
+	int64		last = epoch_of(elt_clock_now());
 	int64		first = last - Min(seconds * INT64CONST(1000) / SLOT_MS, NSLOTS) + 1;
 	PipelineStats *entry;
 
@@ -270,7 +271,7 @@ find_entry_locked(int64 pipeline_id, bool create)
 		if (entry->dboid == MyDatabaseId && entry->pipeline_id == pipeline_id)
 		{
 			if (create)
-				entry->used_at = GetCurrentTimestamp();
+				entry->used_at = elt_clock_now();
 			return entry;
 		}
 		if (entry->used_at < spare->used_at)
@@ -286,7 +287,7 @@ find_entry_locked(int64 pipeline_id, bool create)
 	spare->retry_at = 0;
 	spare->dboid = MyDatabaseId;
 	spare->pipeline_id = pipeline_id;
-	spare->used_at = GetCurrentTimestamp();
+	spare->used_at = elt_clock_now();
 	spare->period_start = spare->used_at;
 	return spare;
 }

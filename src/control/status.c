@@ -15,6 +15,7 @@
 #include "catalog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "commands/dbcommands.h"
 #include "compat.h"
 #include "control/registry.h"
@@ -93,7 +94,7 @@ elt_workers(PG_FUNCTION_ARGS)
 		values[6] = TimestampTzGetDatum(slot.started_at);
 		nulls[6] = slot.started_at == 0;
 		values[7] = Int64GetDatum(pg_atomic_read_u64(&slot.changes));
-		age_us = GetCurrentTimestamp() - slot.started_at;
+		age_us = elt_clock_now() - slot.claimed_at;
 		nulls[8] = slot.started_at == 0 || age_us <= 0;
 		if (!nulls[8])
 			values[8] = Float8GetDatum((double) pg_atomic_read_u64(&slot.busy_us) / age_us);
@@ -216,7 +217,7 @@ deadline_of(FunctionCallInfo fcinfo, int argument)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("timeout must not be null")));
 	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-												   TimestampTzGetDatum(GetCurrentTimestamp()),
+												   TimestampTzGetDatum(elt_clock_now()),
 												   PG_GETARG_DATUM(argument)));
 }
 
@@ -303,7 +304,7 @@ settled_position(int64 pipeline_id)
 static bool
 nap_until(TimestampTz deadline)
 {
-	if (GetCurrentTimestamp() >= deadline)
+	if (elt_clock_now() >= deadline)
 		return false;
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, elt_wait_event("EltWaitFor"));
 	ResetLatch(MyLatch);

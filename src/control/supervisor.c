@@ -28,11 +28,13 @@
 #include "capture/snapshot_worker.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/alert.h"
 #include "control/raw_ahead.h"
 #include "control/raw_retention.h"
 #include "control/retention.h"
 #include "control/scaler.h"
+#include "control/time_of_day.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
@@ -110,6 +112,7 @@ elt_supervisor_main(Datum main_arg)
 			}
 		}
 		one_round();
+		elt_time_of_day_watch();
 		elt_raw_ahead_run(wanted.sources);
 		elt_alert_round();
 		elt_retention_run();
@@ -125,7 +128,7 @@ wanted_is_stale(void)
 {
 	return wanted.read_at == 0 ||
 		wanted.generation != elt_config_generation(MyDatabaseId) ||
-		TimestampDifferenceExceeds(wanted.read_at, GetCurrentTimestamp(), REREAD_MS);
+		TimestampDifferenceExceeds(wanted.read_at, elt_clock_now(), REREAD_MS);
 }
 
 /* False where the extension is gone: then what was read last stays. */
@@ -150,7 +153,7 @@ read_wanted(void)
 		elt_scaler_configure();
 		elt_due_refresh();
 		wanted.generation = generation;
-		wanted.read_at = GetCurrentTimestamp();
+		wanted.read_at = elt_clock_now();
 	}
 	elt_worker_commit();
 	return exists;
@@ -244,7 +247,7 @@ supervise(EltWorkerKind kind, int64 object_id, const char *name, bool run)
 			/* who asked it to stop has a moment to say why */
 			memset(&child->backoff, 0, sizeof(child->backoff));
 			if (kind == ELT_WORKER_CAPTURE && ended.stop_requested)
-				child->backoff.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_PAUSE_MS);
+				child->backoff.retry_at = TimestampTzPlusMilliseconds(elt_clock_now(), STOP_PAUSE_MS);
 			wanted.read_at = 0; /* it finished because something changed */
 			if (kind == ELT_WORKER_TRANSFORM)
 				SetLatch(MyLatch);	/* and may be wanted again already */
@@ -412,12 +415,12 @@ nap_ms(void)
 static void
 clean_up_after_drop(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 	ListCell   *cell;
 
 	while (end_workers() > 0)
 	{
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), END_TIMEOUT_MS))
+		if (TimestampDifferenceExceeds(start, elt_clock_now(), END_TIMEOUT_MS))
 			elt_registry_terminate(MyDatabaseId, false);
 		(void) elt_worker_nap(100);
 	}

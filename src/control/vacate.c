@@ -26,6 +26,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_replication_origin.h"
+#include "clock.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -152,7 +153,7 @@ option_value(List *options, const char *name)
 static void
 vacate(Oid dboid)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 	int			slots;
 	int			active;
 
@@ -166,7 +167,7 @@ vacate(Oid dboid)
 		CHECK_FOR_INTERRUPTS();
 		(void) ReplicationSlotsCountDBSlots(dboid, &slots, &active);
 	} while ((active > 0 || elt_registry_terminate(dboid, true) > 0) &&
-			 !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), WAIT_MS));
+			 !TimestampDifferenceExceeds(start, elt_clock_now(), WAIT_MS));
 }
 
 /* The names are elt_<database>_<source>, see elt_origin_name(). */

@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/pg_extension.h"
+#include "clock.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "common/pg_prng.h"
@@ -196,12 +197,12 @@ elt_worker_mark_writes(uint16 origin)
 void
 elt_backoff_note_end(EltBackoff *backoff, const EltWorkerSlot *ended)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	int			seconds;
 	int			jitter_ms = 0;
 
 	/* what broke a stream that had got on was the way, and may be gone by now */
-	if ((ended->started_at != 0 && TimestampDifferenceExceeds(ended->started_at, now, HEALTHY_MS)) ||
+	if ((ended->started_at != 0 && TimestampDifferenceExceeds(ended->claimed_at, now, HEALTHY_MS)) ||
 		(ended->kind == ELT_WORKER_CAPTURE && pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &ended->changes)) > 0))
 		backoff->failures = 0;
 	seconds = Min(MAX_BACKOFF_S, 1 << Min(backoff->failures, 6));
@@ -216,5 +217,5 @@ elt_backoff_note_end(EltBackoff *backoff, const EltWorkerSlot *ended)
 bool
 elt_backoff_is_due(const EltBackoff *backoff)
 {
-	return backoff->retry_at <= GetCurrentTimestamp();
+	return backoff->retry_at <= elt_clock_now();
 }

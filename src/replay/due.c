@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/stats.h"
 #include "control/worker.h"
 #include "guc.h"
@@ -41,7 +42,7 @@ elt_due_run(EltPipeline *pipeline)
 	ErrorData  *error = NULL;
 	MemoryContext context = CurrentMemoryContext;
 	uint16		origin = elt_worker_mark_writes(InvalidRepOriginId);
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	TimestampTz next;
 	bool		more = false;
 	int			found = 0;
@@ -63,12 +64,12 @@ elt_due_run(EltPipeline *pipeline)
 	}
 	if (error == NULL)
 	{
-		next = next_retry(pipeline->pipeline_id);
+		next = elt_clock_of(next_retry(pipeline->pipeline_id));
 		if (resolve != NULL && elt_resolve_marks_output(resolve))
 			elt_worker_mark_writes(DoNotReplicateId);
 		elt_worker_commit();
 		MemoryContextSwitchTo(context);
-		now = GetCurrentTimestamp();
+		now = elt_clock_now();
 		if (next != 0 && next <= now)	/* lanes were not free, or there were
 										 * too many */
 			next = TimestampTzPlusMilliseconds(now, found == 0 ? CLAIM_MS : more ? 0 : AGAIN_MS);
@@ -81,7 +82,7 @@ elt_due_run(EltPipeline *pipeline)
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("pipeline \"%s\" could not try its waiting changes again: %s", pipeline->name, error->message)));
-		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BACKOFF_MS);
+		next = TimestampTzPlusMilliseconds(elt_clock_now(), BACKOFF_MS);
 	}
 	elt_worker_mark_writes(origin);
 	elt_stats_set_retry_at(pipeline->pipeline_id, next);

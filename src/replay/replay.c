@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "argument.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "common/pg_prng.h"
 #include "compat.h"
 #include "control/worker.h"
@@ -281,12 +282,12 @@ bound_range(EltReplay *replay)
 static void
 run(EltReplay *replay)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 	int			retries = 0;
 
 	while (!replay->finished)
 	{
-		TimestampTz batch_start = GetCurrentTimestamp();
+		TimestampTz batch_start = elt_clock_now();
 		ErrorData  *error;
 		long		due_ms = 0;
 
@@ -313,13 +314,13 @@ run(EltReplay *replay)
 			if (replay->backlog)
 			{
 				elt_registry_wake_transform(MyDatabaseId);
-				due_ms = TimestampDifferenceMilliseconds(batch_start, GetCurrentTimestamp());
+				due_ms = TimestampDifferenceMilliseconds(batch_start, elt_clock_now());
 			}
 			if (replay->run.rate > 0 && !replay->finished)
-				due_ms = Max(due_ms, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+				due_ms = Max(due_ms, TimestampDifferenceMilliseconds(elt_clock_now(),
 																	 start + (TimestampTz) (replay->paced * USECS_PER_SEC / replay->run.rate)));
 		}
-		replay->wait_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), due_ms);
+		replay->wait_until = TimestampTzPlusMilliseconds(elt_clock_now(), due_ms);
 		error = attempt(replay, wait_between, true);
 		if (error != NULL)
 			fail(replay, error);
@@ -440,7 +441,7 @@ wait_between(EltReplay *replay)
 {
 	for (;;)
 	{
-		long		left_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), replay->wait_until);
+		long		left_ms = TimestampDifferenceMilliseconds(elt_clock_now(), replay->wait_until);
 
 		CHECK_FOR_INTERRUPTS();
 		if (left_ms <= 0)

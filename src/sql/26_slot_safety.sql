@@ -45,7 +45,8 @@ CREATE TABLE elt.source_slots (
 	confirmed_flush_lsn	pg_lsn,
 	wal_status		text,
 	safe_wal_size	bigint,						-- bytes of WAL until the slot is invalidated
-	catalog_xmin_age	int
+	catalog_xmin_age	int,
+	published		boolean						-- whether the source's publication exists
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE elt.source_slots IS 'the slots of remote sources as they were last seen';
 
@@ -53,14 +54,15 @@ CREATE VIEW elt.slot_state AS
 	SELECT s.source_id, s.name AS source, s.slot_name AS expected_name, clock_timestamp() AS checked_at,
 		   CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() END AS current_lsn,
 		   r.slot_name, r.plugin, r.database, r.active_pid, r.restart_lsn, r.confirmed_flush_lsn, r.wal_status,
-		   r.safe_wal_size, pg_catalog.age(r.catalog_xmin) AS catalog_xmin_age
+		   r.safe_wal_size, pg_catalog.age(r.catalog_xmin) AS catalog_xmin_age,
+		   EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = s.publication) AS published
 	FROM elt.sources s
 	LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name = s.slot_name
 	WHERE s.conninfo IS NULL AND s.home = elt.home()
 	UNION ALL
 	SELECT s.source_id, s.name, s.slot_name, o.checked_at, o.current_lsn,
 		   o.slot_name, o.plugin, o.database, o.active_pid, o.restart_lsn, o.confirmed_flush_lsn, o.wal_status,
-		   o.safe_wal_size, o.catalog_xmin_age
+		   o.safe_wal_size, o.catalog_xmin_age, o.published
 	FROM elt.sources s
 	JOIN elt.source_slots o USING (source_id)
 	WHERE s.conninfo IS NOT NULL AND s.home = elt.home();
@@ -156,8 +158,8 @@ BEGIN
 
 	IF s.lost_at IS NULL THEN
 		IF r.slot_name IS NULL THEN
-			-- a worker finds out by itself, with the reason
-			IF s.enabled OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
+			-- a worker finds out by itself, with the reason; a standby need not have it
+			IF s.enabled OR EXISTS (SELECT FROM elt.source_slots o WHERE o.source_id = $1 AND o.in_recovery) OR EXISTS (SELECT FROM elt.workers() w WHERE w.kind = 'capture' AND w.object_id = $1 AND w.state <> 'ended'
 						AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
 				RETURN NULL;
 			END IF;
@@ -243,7 +245,8 @@ BEGIN
 		in_recovery = excluded.in_recovery, slot_name = excluded.slot_name, plugin = excluded.plugin,
 		database = excluded.database, active_pid = excluded.active_pid, restart_lsn = excluded.restart_lsn,
 		confirmed_flush_lsn = excluded.confirmed_flush_lsn, wal_status = excluded.wal_status,
-		safe_wal_size = excluded.safe_wal_size, catalog_xmin_age = excluded.catalog_xmin_age;
+		safe_wal_size = excluded.safe_wal_size, catalog_xmin_age = excluded.catalog_xmin_age,
+		published = excluded.published;
 	RETURN elt.judge_slot($1);
 END $$;
 COMMENT ON FUNCTION elt.note_slot(bigint, text, jsonb, timestamptz) IS 'internal: keeps what the watch saw of a remote source''s slot';

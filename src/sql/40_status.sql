@@ -53,10 +53,20 @@ CREATE VIEW elt.stat_workers WITH (security_barrier) AS
 	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW elt.stat_workers IS 'one row per elt process of the server, for pg_monitor';
 
+CREATE FUNCTION elt.unpublished_error(publication name) RETURNS text
+	LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('publication "%s" does not exist at the source: what is written now is not captured '
+				  'HINT: Make it there: CREATE PUBLICATION %I FOR TABLE ... WITH (publish_via_partition_root = true). '
+				  'What was written in between comes with elt.resync_table() of the tables.', publication, publication)
+$$;
+COMMENT ON FUNCTION elt.unpublished_error(name) IS 'internal: what is said of a source whose publication was dropped';
+
 CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 	SELECT s.name AS source,
 		   CASE WHEN s.lost_at IS NOT NULL OR r.wal_status = 'lost' THEN 'lost'
 				WHEN NOT s.enabled OR s.home <> elt.home() THEN 'paused'
+				WHEN w.state = 'streaming' AND NOT r.published THEN 'error'
 				WHEN w.state = 'streaming' AND EXISTS (SELECT FROM elt.source_tables t
 					WHERE t.source_id = s.source_id AND t.state = 'pending') THEN 'snapshot'
 				WHEN w.state = 'streaming' THEN w.state
@@ -72,7 +82,9 @@ CREATE VIEW elt.stat_sources WITH (security_barrier) AS
 				ELSE greatest(0, pg_catalog.pg_wal_lsn_diff(w.received_lsn, w.staged_lsn)) END::bigint AS lag_bytes,
 		   greatest(0, pg_catalog.pg_wal_lsn_diff(r.current_lsn, r.restart_lsn))::bigint AS retained_wal_bytes,
 		   s.changes_staged + coalesce(w.changes, 0) AS changes_staged,
-		   w.last_commit_ts, s.last_error, s.last_error_at,
+		   w.last_commit_ts,
+		   CASE WHEN s.enabled AND s.lost_at IS NULL AND NOT r.published THEN elt.unpublished_error(s.publication) ELSE s.last_error END AS last_error,
+		   CASE WHEN s.enabled AND s.lost_at IS NULL AND NOT r.published THEN r.checked_at ELSE s.last_error_at END AS last_error_at,
 		   r.wal_status, r.safe_wal_size,
 		   CASE WHEN r.confirmed_flush_lsn >= r.current_lsn THEN interval '0'
 				WHEN r.slot_name IS NOT NULL THEN

@@ -49,7 +49,7 @@ INSERT INTO elt.alert_rules
 	 'seconds that the workers would need for a pipeline''s backlog at their present rate',
 	 'Raise elt.max_workers, or see elt.stat_workers for what holds them.'),
 	('source_disconnected', 'critical', NULL, '30 s', '0', '1 s',
-	 'an enabled source has no capture worker that streams',
+	 'an enabled source has no capture worker that streams, or its publication does not exist',
 	 'See elt.health() and elt.stat_sources.last_error; it is tried again by itself.'),
 	('slot_retained_wal', 'warning', NULL, '0', '0', '10 s',
 	 'bytes of WAL that a source''s slot keeps (threshold: 10 GB, half of max_slot_wal_keep_size, or elt.max_slot_lag)',
@@ -520,12 +520,15 @@ BEGIN
 	END IF;
 
 	IF 'source_disconnected' = ANY (rules) THEN
-		RETURN QUERY SELECT 'source_disconnected', jsonb_build_object('source', s.name, 'value', 1)
+		RETURN QUERY SELECT 'source_disconnected', jsonb_build_object('source', s.name, 'value', 1,
+				'detail', concat_ws('; ', CASE WHEN NOT r.published THEN format('publication %I does not exist', s.publication) END,
+					'its slot keeps ' || pg_size_pretty(greatest(0, pg_wal_lsn_diff(r.current_lsn, r.restart_lsn))) || ' of WAL'))
 			FROM elt.sources s
+			LEFT JOIN elt.slot_state r ON r.source_id = s.source_id
 			WHERE s.enabled AND s.home = home_id AND s.lost_at IS NULL
-				AND NOT EXISTS (SELECT FROM elt.workers() w
+				AND (NOT r.published OR NOT EXISTS (SELECT FROM elt.workers() w
 								WHERE w.kind = 'capture' AND w.object_id = s.source_id AND w.state IN ('streaming', 'snapshot')
-									AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database()));
+									AND w.dboid = (SELECT oid FROM pg_database WHERE datname = current_database())));
 	END IF;
 
 	IF rules && ARRAY['slot_retained_wal', 'slot_lost', 'slot_xmin_age'] THEN

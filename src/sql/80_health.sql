@@ -127,8 +127,8 @@ AS $$
 		   format('CREATE PUBLICATION %I FOR TABLE … WITH (publish_via_partition_root = true); what was written without it is not staged',
 				  s.publication)
 	FROM elt.sources s
-	WHERE s.conninfo IS NULL AND s.enabled AND s.home = elt.home()
-		AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.publication)
+	JOIN elt.slot_state r ON r.source_id = s.source_id
+	WHERE s.enabled AND NOT r.published
 	UNION ALL
 	SELECT format('dropped source %s', d.name), false, 'warning',
 		   format('slot %s is still to be removed', d.slot_name),

@@ -218,7 +218,7 @@ note(int64 pipeline_id, const EltTrying *trying, bool death, const char *sqlstat
 bool
 elt_attempt_on_probation(void)
 {
-	return !TimestampDifferenceExceeds(elt_registry_started_at(), GetCurrentTimestamp(), PROBATION_MS);
+	return elt_registry_uptime_ms() < PROBATION_MS;
 }
 
 void

@@ -32,6 +32,7 @@
 
 #include "access/xact.h"
 #include "capture/change.h"
+#include "clock.h"
 #include "control/stats.h"
 #include "control/worker.h"
 #include "guc.h"
@@ -614,7 +615,7 @@ note_unblocked(Batch *batch)
 	if (!work->status.breaker)
 		return;
 	elt_stats_forget_outcomes(work->pipeline->pipeline_id);
-	elt_stats_set_retry_at(work->pipeline->pipeline_id, GetCurrentTimestamp());
+	elt_stats_set_retry_at(work->pipeline->pipeline_id, elt_clock_now());
 }
 
 /*

@@ -45,6 +45,7 @@
 
 #include "access/xact.h"
 #include "capture/change.h"
+#include "clock.h"
 #include "commands/prepare.h"
 #include "control/worker.h"
 #include "guc.h"
@@ -126,7 +127,7 @@ apply_window(EltWork *work)
 	int			nsuspects = 0;
 	int			nfailures = 0;
 	int			last_failure = 0;	/* row behind the last one to blame */
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 
 	if (work->pipeline->history && work->settled == 0)
 		elt_collapse_transactions(window->desc, window->rows, window->nrows);
@@ -555,7 +556,7 @@ takes_long(const EltWork *work, TimestampTz start)
 	int			limit_ms = elt_limit_ms(&work->options);
 
 	return work->own_transaction && work->settled > 0 && limit_ms > 0 &&
-		TimestampDifferenceExceeds(start, GetCurrentTimestamp(), limit_ms);
+		TimestampDifferenceExceeds(start, elt_clock_now(), limit_ms);
 }
 
 void

@@ -13,6 +13,7 @@
 #include "argument.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "compat.h"
 #include "control/registry.h"
 #include "elt.h"
@@ -85,12 +86,12 @@ elt_pause_pipeline(PG_FUNCTION_ARGS)
 static bool
 wait_for_batches(const EltPipeline *pipeline)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = elt_clock_now();
 	bool		all;
 
 	elt_checkpoint_shut(pipeline->pipeline_id);
 	while (!(all = elt_checkpoint_take_free(pipeline->pipeline_id) == pipeline->lanes) &&
-		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), PAUSE_WAIT_MS))
+		   !TimestampDifferenceExceeds(start, elt_clock_now(), PAUSE_WAIT_MS))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_POLL_MS, elt_wait_event("EltPauseDone"));
 		ResetLatch(MyLatch);

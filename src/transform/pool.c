@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "clock.h"
 #include "common/pg_prng.h"
 #include "control/stats.h"
 #include "control/worker.h"
@@ -164,9 +165,9 @@ run_round(Pool *pool)
 	{
 		Task	   *task = lfirst(lc);
 
-		if (retry_is_due(task, GetCurrentTimestamp()) && elt_worker_nap(0))
+		if (retry_is_due(task, elt_clock_now()) && elt_worker_nap(0))
 			retry_waiting(pool, task);
-		if (is_due(task, GetCurrentTimestamp()) && elt_worker_nap(0))
+		if (is_due(task, elt_clock_now()) && elt_worker_nap(0))
 			worked |= run_task(pool, task);
 	}
 	return worked;
@@ -177,7 +178,7 @@ static bool
 look(Pool *pool)
 {
 	MemoryContext old;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	bool		work = false;
 	ListCell   *lc;
 
@@ -229,7 +230,7 @@ load_tasks(Pool *pool)
 		task->batch_changes = options.batch_changes;
 		task->drained_to = -1;
 		if (pipeline->state == 'b')
-			task->due_at = pipeline->next_probe_at;
+			task->due_at = elt_clock_of(pipeline->next_probe_at);
 		pool->tasks = lappend(pool->tasks, task);
 	}
 	MemoryContextSwitchTo(old);
@@ -415,14 +416,14 @@ retry_time(Task *task)
 	int			delay_ms = 1 + (int) pg_prng_uint64_range(&pg_global_prng_state, 0, limit_ms - 1);
 
 	task->retries++;
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	return TimestampTzPlusMilliseconds(elt_clock_now(), delay_ms);
 }
 
 /* Until the next retry, of a batch or of a quarantined change, or probe; at most MAX_NAP_MS; less where others have lanes. */
 static long
 nap_ms(const Pool *pool)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = elt_clock_now();
 	long		nap = MAX_NAP_MS;
 	ListCell   *lc;
 

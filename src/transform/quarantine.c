@@ -20,6 +20,7 @@
 
 #include "capture/change.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/stats.h"
 #include "transform/quarantine.h"
 #include "utils/array.h"
@@ -195,6 +196,7 @@ elt_quarantine_note_retry(int64 pipeline_id, TimestampTz retry_at)
 {
 	TimestampTz noted = elt_stats_retry_at(pipeline_id);
 
+	retry_at = elt_clock_of(retry_at);
 	if (retry_at != 0 && (noted == 0 || retry_at < noted))
 		elt_stats_set_retry_at(pipeline_id, retry_at);
 }

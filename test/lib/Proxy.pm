@@ -9,6 +9,11 @@
 #						in the next stream, once N bytes of CopyData came
 #						from the server, in the middle of a message: reset,
 #						closed, or no byte moves any more, in either direction
+#		cut_at => [N, 'rst' | 'fin' | 'hole', 'copy']
+#						likewise in a COPY TO STDOUT
+#		inject => [HEX, N, 'close' | 'hold']
+#						the next stream is these bytes N times, and then closed
+#						or silent; nothing of it comes from the server
 #		hole			no byte moves any more, and nothing is closed
 #		dribble			one byte at a time from the server
 #		delay => MS		each byte arrives so much later
@@ -185,7 +190,20 @@ sub serve
 			while ($moving && @{ $pair->{queue} } && $pair->{queue}[0][0] <= time() && !$pair->{hole})
 			{
 				my $bytes = shift(@{ $pair->{queue} })->[1];
-				my $keep = count_copied($pair, $bytes, $mode eq 'cut_at' ? $arguments[0] : undef);
+				my $keep = count_copied($pair, $bytes, $mode eq 'cut_at' ? $arguments[0] : undef, $arguments[2] // 'stream');
+				# of a stream that begins now
+				my $begin = $mode eq 'inject' && !$pair->{evil} ? index($bytes, "W\0\0\0\x07\0\0\0") : -1;
+				if ($begin >= 0)
+				{
+					$pair->{to_client} .= substr($bytes, 0, $begin + 8) . pack('H*', $arguments[0]) x $arguments[1];
+					$pair->{evil} = 1;
+					$pair->{closed} = 1 if $arguments[2] eq 'close';
+					$mode = 'spent';
+					$cuts++;
+					write_file("$self->{file}.state", "$seen $cuts $accepted");
+					next;
+				}
+				next if $pair->{evil};
 				if (!defined $keep)
 				{
 					$pair->{to_client} .= $bytes;
@@ -233,16 +251,16 @@ sub push_out
 }
 
 # Follows the messages of the server; how many bytes of these are to be passed
-# on, once enough CopyData came from a stream, undef before.
+# on, once enough CopyData came from a stream or a copy, undef before.
 sub count_copied
 {
-	my ($pair, $bytes, $limit) = @_;
+	my ($pair, $bytes, $limit, $what) = @_;
 	for (my $at = 0; $at < length($bytes);)
 	{
 		if ($pair->{left})
 		{
 			my $take = $pair->{left} < length($bytes) - $at ? $pair->{left} : length($bytes) - $at;
-			if ($pair->{type} eq 'd' && $pair->{streams})
+			if ($pair->{type} eq 'd' && ($pair->{sends} // '') eq $what)
 			{
 				return $at + $limit - $pair->{copied} if defined $limit && $pair->{copied} + $take > $limit;
 				$pair->{copied} = defined $limit ? $pair->{copied} + $take : 0;
@@ -256,7 +274,8 @@ sub count_copied
 		($pair->{type}, my $length) = unpack('aN', $pair->{head});
 		$pair->{head} = '';
 		$pair->{left} = $length - 4;
-		$pair->{streams} = 1 if $pair->{type} eq 'W';	# CopyBothResponse
+		$pair->{sends} = 'stream' if $pair->{type} eq 'W';	# CopyBothResponse
+		$pair->{sends} = 'copy' if $pair->{type} eq 'H';	# CopyOutResponse
 	}
 	return undef;
 }

@@ -134,6 +134,24 @@ write_rows();
 staged_all();
 is($sink->safe_psql('postgres', 'SELECT count(*) FROM elt.gaps WHERE resolved_at IS NULL'), '0', 'a promotion that loses nothing is no loss');
 
+# a standby at the address, for a while: nothing is lost, and it goes on with the primary
+let_stop();
+my $primary = $origin;
+$primary->backup('standby');
+my $standby = PostgreSQL::Test::Cluster->new('standby', port => $primary->port);
+$standby->init_from_backup($primary, 'standby');
+$standby->append_conf('postgresql.conf', "unix_socket_directories = '" . $primary->host . "'");
+append_to_file($standby->data_dir . '/standby.signal', '');
+$primary->stop;
+$standby->start;
+$sink->safe_psql('postgres', "SELECT elt.resume_source('far')");
+poll_ok($sink, "SELECT state = 'error' AND last_error ~ 'is in recovery and has no replication slot.*HINT: .*target_session_attrs' FROM elt.stat_sources",
+	'a standby that has no slot is no loss');
+$standby->stop;
+$primary->start;
+write_rows();
+staged_all();
+
 # another server at the same address
 $origin->stop;
 rename($origin->data_dir, "$copy/first") or die;
@@ -146,8 +164,31 @@ $origin->safe_psql('postgres', 'CREATE TABLE t (id int PRIMARY KEY, v text); CRE
 write_rows();
 is_lost('other_system', 'another server');
 resync();
+# recovery to a point in time, of this database: the slot is ahead of it
+prepare_recovery($sink);
+write_rows();
+staged_all();
+my $end = $origin->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
+poll_ok($origin, "SELECT confirmed_flush_lsn >= '$end' FROM pg_replication_slots", 'and confirmed');
+$sink = recover($sink, 'sink_restored');
+is_lost('slot_ahead', 'a recovery of this database to the past');
+is($sink->safe_psql('postgres', "SELECT from_lsn < to_lsn AND to_lsn >= '$end' FROM elt.gaps WHERE resolved_at IS NULL"), 't',
+	'the gap has the range of what was staged after that');
+is($sink->safe_psql('postgres', q{SELECT count(*) FROM elt.health() WHERE "check" = 'source far' AND NOT ok AND hint ~ 'resync_source'}), '1',
+	'health() says what to do');
+write_rows();
+resync();
+
+# and of the source: its slot was in no backup, and it begins a timeline
+prepare_recovery($origin);
+write_rows();
+staged_all();
+$origin = recover($origin, 'origin_restored');
+is_lost('other_timeline', 'a recovery of the source to the past');
+resync();
+
 is($sink->safe_psql('postgres', "SELECT string_agg(reason, ' ' ORDER BY detected_at) FROM elt.gaps WHERE resolved_how = 'resync_source'"),
-	'slot_missing slot_foreign slot_ahead slot_invalidated source_behind other_timeline other_system',
+	'slot_missing slot_foreign slot_ahead slot_invalidated source_behind other_timeline other_system slot_ahead other_timeline',
 	'every loss is written down');
 
 $sink->safe_psql('postgres', "SELECT elt.drop_source('far')");
@@ -164,6 +205,36 @@ sub write_rows
 		  . "UPDATE t SET v = v || 'x' WHERE id % 7 = 0");
 }
 
+# A base backup, changes after it, and a point to recover to behind them.
+sub prepare_recovery
+{
+	my ($node) = @_;
+	$node->enable_archiving;
+	$node->restart;
+	write_rows();
+	staged_all();
+	$node->backup('base');
+	write_rows();
+	staged_all();
+	$node->safe_psql('postgres', "SELECT pg_create_restore_point('here')");
+}
+
+# The node as it was at that point, at the same address.
+sub recover
+{
+	my ($node, $name) = @_;
+	my $segment = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())');
+	poll_ok($node, "SELECT last_archived_wal >= '$segment' FROM pg_stat_archiver", 'the archive has it');
+	$node->stop;
+	my $restored = PostgreSQL::Test::Cluster->new($name, port => $node->port);
+	$restored->init_from_backup($node, 'base', has_restoring => 1, standby => 0);
+	$restored->append_conf('postgresql.conf', "unix_socket_directories = '" . $node->host . "'\n"
+		  . "recovery_target_name = 'here'\nrecovery_target_action = 'promote'\n");
+	$restored->start;
+	poll_ok($restored, 'SELECT NOT pg_is_in_recovery()', "$name is recovered");
+	return $restored;
+}
+
 sub slot
 {
 	return $sink->safe_psql('postgres', 'SELECT slot_name FROM elt.sources');
@@ -172,6 +243,12 @@ sub slot
 sub let_go
 {
 	poll_ok($origin, 'SELECT count(*) = 0 FROM pg_replication_slots WHERE active', 'the slot is free');
+}
+
+sub let_stop
+{
+	$sink->safe_psql('postgres', "SELECT elt.pause_source('far')");
+	let_go();
 }
 
 sub drop_slot

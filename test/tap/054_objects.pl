@@ -54,6 +54,16 @@ sql("INSERT INTO shop.one VALUES (7, 'anew', 7)");
 is(sql("SELECT elt.wait_for('one', timeout => '180 s')"), 't', 'a table made anew is captured');
 is(sql('SELECT v FROM one_target WHERE id = 7'), 'anew', 'by the pipeline that was there');
 
+sql("CREATE TABLE shop.two (id int PRIMARY KEY, v text, w int); INSERT INTO shop.two VALUES (5, 'before', 5)");
+sql("SELECT elt.add_table('s', 'shop.two')");
+is(sql("SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'one that is made anew can be added');
+sql("INSERT INTO shop.two VALUES (6, 'after', 6)");
+is(sql("SELECT elt.wait_for_source('s', timeout => '60 s')"), 't', 'and is captured');
+is(sql("SELECT string_agg(concat(op, after->>'id'), ' ' ORDER BY change_id) FROM elt_raw.s WHERE relation = 'shop.two'"),
+	'c1 t r5 c6', 'what the old one had is truncated, what the new one had is copied');
+isnt($node->psql('postgres', "SELECT elt.add_table('s', 'shop.two')", stderr => \$err), 0, 'once more it cannot be added');
+like($err, qr/table shop.two is in source "s" already/, 'and that is said');
+
 # ---- targets ----
 
 sql('ALTER TABLE one_target RENAME TO renamed_target');
