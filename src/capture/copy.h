@@ -34,8 +34,14 @@ extern void elt_copy_cancel(int64 source_id, const char *relation);
  * elt_copy_align
  *		Puts what was staged meanwhile before or behind the copy and lets the
  *		snapshot workers begin.
+ *
+ * elt_copy_complete
+ *		Seals tables that are copied in full, once it has given the rows that
+ *		were staged meanwhile the large values that they lack.  The stage is
+ *		to be refreshed before the next change.
  */
 extern XLogRecPtr elt_copy_look(EltStage *stage, const EltSource *source);
 extern void elt_copy_align(EltStage *stage, const EltSource *source);
+extern void elt_copy_complete(EltStage *stage, const EltSource *source);
 
 #endif							/* ELT_COPY_H */
