@@ -72,16 +72,19 @@
 #include "capture/snapshot_pass.h"
 #include "catalog/pg_type.h"
 #include "control/worker.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/tuplestore.h"
 
 #define FETCH_ROWS	1000
 #define MOVED_COLUMNS \
 	"change_id, xid, commit_lsn, lsn, commit_ts, staged_at, seq, key_hash, schema_version, " \
 	"op, relation, key, before, after, unchanged, large"
+#define NMOVED		16
 
 /* What is to be aligned. */
 typedef struct Pass
@@ -107,7 +110,8 @@ static void stage_truncate(EltStage *stage, const EltSource *source, const Copie
 static void move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end);
 static void complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
 						  const char *condition, bool history);
-static void read_row(HeapTuple tuple, TupleDesc desc, EltStagedRow *row);
+static Tuplestorestate *read_rows(const char *rows, TupleDesc *desc);
+static void read_row(const Datum *values, const bool *nulls, EltStagedRow *row);
 static const char *rows_to_move(const CopiedTable *table, int64 end);
 static void restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc);
 static const char *raw_name(Oid raw);
@@ -412,23 +416,20 @@ static void
 restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc)
 {
 	EltStagedRow row;
-	Datum		relation;
-	bool		isnull;
-
-	read_row(tuple, desc, &row);
-	relation = heap_getattr(tuple, 11, desc, &isnull);
-	elt_stage_restage(stage, TextDatumGetCString(relation), &row);
-}
-
-/* From a row of MOVED_COLUMNS. */
-static void
-read_row(HeapTuple tuple, TupleDesc desc, EltStagedRow *result)
-{
-	EltStagedRow row;
-	Datum		values[16];
-	bool		nulls[16];
+	Datum		values[NMOVED];
+	bool		nulls[NMOVED];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
+	read_row(values, nulls, &row);
+	elt_stage_restage(stage, TextDatumGetCString(values[10]), &row);
+}
+
+/* From MOVED_COLUMNS. */
+static void
+read_row(const Datum *values, const bool *nulls, EltStagedRow *result)
+{
+	EltStagedRow row;
+
 	row.xid = (TransactionId) DatumGetInt64(values[1]);
 	row.commit_lsn = DatumGetLSN(values[2]);
 	row.lsn = DatumGetLSN(values[3]);
@@ -517,8 +518,6 @@ complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from
 	MemoryContext moved_context = AllocSetContextCreate(CurrentMemoryContext, "elt completed row", ALLOCSET_DEFAULT_SIZES);
 	EltStagedRow moved;
 	bool		waits = false;
-	char	   *rows;
-	Portal		portal;
 	bool		isnull;
 	Datum		first;
 	EltSpi		spi;
@@ -532,61 +531,85 @@ complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from
 	first = elt_spi_datum(&spi, 0, 1, &isnull);
 	if (!isnull)
 	{
-		rows = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT "%s", raw, DatumGetInt64(first), condition);
-		portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT " MOVED_COLUMNS " %s ORDER BY change_id", rows),
-										   0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
+		char	   *rows = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT "%s", raw, DatumGetInt64(first), condition);
+		TupleDesc	desc;
+		Tuplestorestate *store = read_rows(rows, &desc);
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+		TupleTableSlot *moved_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+
 		elt_spi_execute(psprintf("DELETE %s", rows));
-		for (;;)
+		while (tuplestore_gettupleslot(store, true, false, slot))
 		{
-			MemoryContext old;
+			MemoryContext old = MemoryContextSwitchTo(context);
+			EltStagedRow row;
+			bool		same_change;
 
-			SPI_cursor_fetch(portal, true, FETCH_ROWS);
-			if (SPI_processed == 0)
-				break;
-			old = MemoryContextSwitchTo(context);
-			for (uint64 i = 0; i < SPI_processed; i++)
+			slot_getallattrs(slot);
+			read_row(slot->tts_values, slot->tts_isnull, &row);
+			same_change = waits && row.op == ELT_OP_INSERT && row.xid == moved.xid && row.lsn == moved.lsn;
+			if (waits && !same_change)
+				elt_stage_restage(stage, relation, &moved);
+			if (row.unchanged != NULL)
+				elt_stage_complete(stage, relation, &row,
+								   same_change ? moved.key_hash : row.key_hash,
+								   same_change ? moved.key : row.key, history);
+			if (same_change)
+				elt_stage_restage(stage, relation, &moved);
+
+			/*
+			 * where the next row is this one under another key, its values
+			 * are looked for before the delete is staged
+			 */
+			waits = row.op == ELT_OP_DELETE;
+			if (waits)
 			{
-				EltStagedRow row;
-				bool		same_change;
-
-				read_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &row);
-				same_change = waits && row.op == ELT_OP_INSERT && row.xid == moved.xid && row.lsn == moved.lsn;
-				if (waits && !same_change)
-					elt_stage_restage(stage, relation, &moved);
-				if (row.unchanged != NULL)
-					elt_stage_complete(stage, relation, &row,
-									   same_change ? moved.key_hash : row.key_hash,
-									   same_change ? moved.key : row.key, history);
-				if (same_change)
-					elt_stage_restage(stage, relation, &moved);
-
-				/*
-				 * where the next row is this one under another key, its
-				 * values are looked for before the delete is staged
-				 */
-				waits = row.op == ELT_OP_DELETE;
-				if (waits)
-				{
-					MemoryContextReset(moved_context);
-					MemoryContextSwitchTo(moved_context);
-					read_row(heap_copytuple(SPI_tuptable->vals[i]), SPI_tuptable->tupdesc, &moved);
-					MemoryContextSwitchTo(context);
-				}
-				else
-					elt_stage_restage(stage, relation, &row);
+				MemoryContextReset(moved_context);
+				MemoryContextSwitchTo(moved_context);
+				ExecCopySlot(moved_slot, slot);
+				slot_getallattrs(moved_slot);
+				read_row(moved_slot->tts_values, moved_slot->tts_isnull, &moved);
 			}
+			else
+				elt_stage_restage(stage, relation, &row);
 			MemoryContextSwitchTo(old);
 			MemoryContextReset(context);
-			SPI_freetuptable(SPI_tuptable);
 			CHECK_FOR_INTERRUPTS();
 		}
-		SPI_cursor_close(portal);
 		if (waits)
 			elt_stage_restage(stage, relation, &moved);
+		ExecDropSingleTupleTableSlot(moved_slot);
+		ExecDropSingleTupleTableSlot(slot);
+		tuplestore_end(store);
 	}
 	elt_spi_end(&spi);
 	MemoryContextDelete(moved_context);
 	MemoryContextDelete(context);
+}
+
+/*
+ * Reads MOVED_COLUMNS of rows in their order.  No cursor stays open: a leaf
+ * that one has open cannot get an index.
+ */
+static Tuplestorestate *
+read_rows(const char *rows, TupleDesc *desc)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	Portal		portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT " MOVED_COLUMNS " %s ORDER BY change_id", rows),
+												   0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
+
+	*desc = CreateTupleDescCopy(portal->tupDesc);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+			tuplestore_puttuple(store, SPI_tuptable->vals[i]);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+	return store;
 }
 
 static const char *

@@ -54,6 +54,7 @@
 									 * leaves */
 #define LOCK_TIMEOUT_MS		500 /* below the default of deadlock_timeout */
 #define WAIT_MS				100
+#define TELL_MS				1000
 #define RETRY_MS			2000	/* of a lock */
 #define ERROR_RETRY_MS		10000
 #define REFUSED_RETRY_MS	60000	/* of a table whose rows cannot be copied */
@@ -697,11 +698,10 @@ wait_for_stream(const EltSource *source, XLogRecPtr lsn)
 bool
 elt_pass_seal(const EltSource *source)
 {
-	static int64 told;			/* tables that the capture worker was told of */
+	static TimestampTz told_at;
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(source->source_id)};
-	int64		lacking;
 	bool		sealed;
 	bool		ended;
 	EltSpi		spi;
@@ -712,15 +712,19 @@ elt_pass_seal(const EltSource *source)
 	elt_spi_run("SELECT FROM elt.snapshot_passes WHERE source_id = $1 FOR UPDATE", 1, types, values, NULL);
 	sealed = elt_pass_seal_tables(source);
 
-	/* what the capture worker has to complete first, it is told once */
-	elt_spi_run("SELECT count(*) FROM elt.snapshot_tables c JOIN elt.source_tables t USING (source_id, relation) "
-				"WHERE c.source_id = $1 AND t.state = 'pending' AND t.lacking AND NOT EXISTS "
-				"(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = c.relation)",
-				1, types, values, NULL);
-	lacking = elt_spi_int64(0, 1);
-	if (lacking > told)
+	/*
+	 * What the capture worker has to complete first, it is told again and
+	 * again: it may be busy, or done with one table when there is the next.
+	 */
+	if (TimestampDifferenceExceeds(told_at, GetCurrentTimestamp(), TELL_MS) &&
+		elt_spi_run("SELECT FROM elt.snapshot_tables c JOIN elt.source_tables t USING (source_id, relation) "
+					"WHERE c.source_id = $1 AND t.state = 'pending' AND t.lacking AND NOT EXISTS "
+					"(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = c.relation) LIMIT 1",
+					1, types, values, NULL) > 0)
+	{
+		told_at = GetCurrentTimestamp();
 		elt_config_changed();
-	told = lacking;
+	}
 	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
 						"AND NOT EXISTS (SELECT FROM elt.snapshot_tables c WHERE c.source_id = $1)",
 						1, types, values, NULL) > 0;
@@ -750,7 +754,7 @@ elt_pass_seal_tables(const EltSource *source)
 	rows = elt_spi_run("WITH whole AS (SELECT h.table_id FROM elt.source_tables h JOIN elt.snapshot_tables c USING (source_id, relation) "
 					   "WHERE h.source_id = $1 AND h.state = 'pending' AND NOT h.lacking AND NOT EXISTS "
 					   "(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = h.relation) "
-					   "FOR UPDATE OF h SKIP LOCKED) "
+					   "FOR NO KEY UPDATE OF h SKIP LOCKED) "
 					   "UPDATE elt.source_tables t SET state = 'ready', horizon = NULL, resync = false, "
 					   "sync_lsn = p.lsn, sync_snapshot = p.snapshot, rows_copied = c.done "
 					   "FROM elt.snapshot_tables c JOIN elt.snapshot_passes p USING (source_id) "

@@ -44,6 +44,8 @@
 
 #define MAX_PENDING_ROWS	2000
 #define MAX_PENDING_BYTES	(1024 * 1024)
+#define ALIVE_ROWS			1000	/* that are staged once more, between two
+									 * signs of life */
 
 /* One log: a relation of the source, or a source's messages. */
 typedef struct StageLog
@@ -267,6 +269,8 @@ elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row
 
 	if (row->unchanged != NULL)
 		(void) note_lack(stage, log);
+	if (stage->alive != NULL && stage->staged % ALIVE_ROWS == 0)
+		stage->alive();
 
 	/* the row is written later */
 	old = MemoryContextSwitchTo(stage->pending_context);

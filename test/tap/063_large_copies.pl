@@ -94,6 +94,50 @@ whole('a copy behind history', 'doc', "change_id > (SELECT max(change_id) FROM e
 is(raw("SELECT elt.wait_for('doc', timeout => '60 s')"), 't', 'the pipeline settles');
 same_as_target($node, $node, 'doc', 'doc_target');
 
+# ---- a rewrite between two updates that the copy sees ----
+
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE memo (id int PRIMARY KEY, n int NOT NULL, body text);
+ALTER TABLE memo ALTER body SET STORAGE EXTERNAL;
+ALTER PUBLICATION elt_s ADD TABLE memo;
+INSERT INTO memo SELECT i, 0, big('memo' || i, 3000) FROM generate_series(1, 10) i;
+EOS
+staged_all();
+my $writer = $node->background_psql('postgres', on_error_stop => 1);
+$writer->query('BEGIN; LOCK TABLE memo IN ACCESS EXCLUSIVE MODE');
+$node->safe_psql('postgres', "SELECT elt.resync_table('s', 'public.memo')");
+poll_ok($node, "SELECT horizon IS NOT NULL FROM elt.source_tables WHERE relation = 'public.memo'", 'a copy is to begin');
+$writer->query('UPDATE memo SET n = 1; CLUSTER memo USING memo_pkey; UPDATE memo SET n = 2; COMMIT');
+$writer->quit;
+finish_copy('the copy of a table that was just rewritten', 'memo');
+whole('a rewrite before a copy', 'memo');
+
+# ---- many copies in one pass: while one is completed the next ones end ----
+
+$node->safe_psql('postgres', <<'EOS');
+DO $$ BEGIN
+	FOR i IN 1 .. 20 LOOP
+		EXECUTE format('CREATE TABLE small_%s (id int PRIMARY KEY, n int NOT NULL, body text)', i);
+		EXECUTE format('ALTER TABLE small_%s ALTER body SET STORAGE EXTERNAL', i);
+		EXECUTE format('INSERT INTO small_%s SELECT id, 0, big(''small'' || id, 3000) FROM generate_series(1, 20) id', i);
+	END LOOP;
+END $$;
+EOS
+slow_copy();
+$node->safe_psql('postgres', "SELECT elt.add_table('s', 'public.small_' || i) FROM generate_series(1, 20) i");
+copying();
+my $copies = $node->background_psql('postgres', on_error_stop => 1);
+is($copies->query('BEGIN; SELECT count(*) > 10 FROM (SELECT FROM elt.snapshot_chunks FOR UPDATE SKIP LOCKED) c'), 't', 'most copies have to wait');
+$node->safe_psql('postgres', "UPDATE small_$_ SET n = 1") foreach 1 .. 20;
+staged_so_far();
+cmp_ok(raw("SELECT count(*) FROM elt.source_tables WHERE relation LIKE 'public.small%' AND state = 'pending' AND lacking"), '>', 10,
+	'as many tables have rows that lack values');
+fast_copy();
+$copies->query('COMMIT');
+$copies->quit;
+poll_ok($node, "SELECT count(*) = 20 FROM elt.source_tables WHERE relation LIKE 'public.small%' AND state = 'ready'", 'all are completed');
+whole('many copies', 'small_1', 'true', 'small_10', 'small_20');
+
 # ---- what was inline goes out of line without WAL ----
 
 # large, then small; the small one is not flagged
@@ -182,6 +226,12 @@ sub slow_copy
 	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
 }
 
+sub fast_copy
+{
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET elt.snapshot_rate');
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+}
+
 # Until some of its rows are there.
 sub copying
 {
@@ -194,8 +244,7 @@ sub finish_copy
 	my ($what, $table) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	$table ||= 'doc';
-	$node->safe_psql('postgres', 'ALTER SYSTEM RESET elt.snapshot_rate');
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	fast_copy();
 	poll_ok($node, "SELECT state = 'ready' AND NOT lacking FROM elt.source_tables WHERE relation = 'public.$table'", "$what ends");
 }
 
