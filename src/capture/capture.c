@@ -423,6 +423,7 @@ stream_changes(void)
 	elt_stream_start(capture.stream, capture.source->slot_name, capture.source->publication, start);
 	pg_atomic_write_u64(&elt_my_slot->staged_lsn, start);
 	elt_registry_set_activity("streaming", capture.source->name);
+	elt_copy_discard_plan(capture.source);
 	look_at_copies();
 	INSTR_TIME_SET_CURRENT(busy_since);
 
@@ -499,7 +500,7 @@ stream_changes(void)
 		if (!capture.in_transaction && capture.align_lsn != InvalidXLogRecPtr &&
 			capture.received >= capture.align_lsn)
 		{
-			elt_copy_align(capture.stage, capture.source);
+			elt_copy_align(capture.stage, capture.source, capture.received);
 			capture.align_lsn = InvalidXLogRecPtr;
 		}
 		if (!capture.in_transaction)

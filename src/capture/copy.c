@@ -24,7 +24,10 @@
  *	  G does not see moves to ids from b on, in its order, and all that comes
  *	  later gets such ids by itself.  Whether G sees a change is decided by its
  *	  transaction's id and not by LSNs, so there is neither gap nor overlap.
- *	  Rewriting rows is safe because readers are held.
+ *	  Rewriting rows is safe because readers are held.  A plan that waits
+ *	  when the stream is begun anew is given up: if the source has crashed in
+ *	  between, G may tell of transactions that the crash took back, whose ids
+ *	  others have now.
  *
  * 4. Snapshot workers copy blocks of the table into [a, b).
  *
@@ -105,7 +108,7 @@ typedef struct CopiedTable
 } CopiedTable;
 
 static void give_up(const char *raw, int64 horizon, bool resync);
-static List *read_pass(const EltSource *source, Pass *pass);
+static List *read_pass(const EltSource *source, XLogRecPtr passed, Pass *pass);
 static void stage_truncate(EltStage *stage, const EltSource *source, const CopiedTable *table, const Pass *pass);
 static void move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end);
 static void complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
@@ -155,6 +158,29 @@ elt_copy_cancel(int64 source_id, const char *relation)
 }
 
 /* ---- noticing ---- */
+
+void
+elt_copy_discard_plan(const EltSource *source)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source->source_id)};
+	EltSpi		spi;
+
+	elt_worker_begin_work("giving up copies that were not begun");
+	MemoryContextSwitchTo(context);
+	elt_spi_begin(&spi);
+	if (elt_spi_run("SELECT FROM elt.snapshot_passes WHERE source_id = $1 AND phase = 'planned' FOR UPDATE",
+					1, types, values, NULL) > 0)
+	{
+		elt_copy_cancel(source->source_id, NULL);
+		elt_spi_run("DELETE FROM elt.snapshot_passes WHERE source_id = $1", 1, types, values, NULL);
+		elt_config_changed();
+	}
+	elt_spi_end(&spi);
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+}
 
 XLogRecPtr
 elt_copy_look(EltStage *stage, const EltSource *source)
@@ -228,7 +254,7 @@ give_up(const char *raw, int64 horizon, bool resync)
 /* ---- aligning ---- */
 
 void
-elt_copy_align(EltStage *stage, const EltSource *source)
+elt_copy_align(EltStage *stage, const EltSource *source, XLogRecPtr passed)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller_context, "elt alignment", ALLOCSET_DEFAULT_SIZES);
@@ -242,7 +268,7 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 
 	elt_worker_begin_work("aligning a copy");
 	MemoryContextSwitchTo(context);
-	tables = read_pass(source, &pass);
+	tables = read_pass(source, passed, &pass);
 	if (pass.snapshot != NULL)
 	{
 		elt_stage_refresh(stage);	/* a truncate that it knows may go */
@@ -290,12 +316,16 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 	MemoryContextDelete(context);
 }
 
-/* The pass that waits, locked, and its tables; snapshot is NULL where none does any more. */
+/*
+ * The pass that waits, locked, and its tables.  snapshot is NULL where none
+ * does any more, or only a younger one than was seen, whose position was not
+ * passed yet.
+ */
 static List *
-read_pass(const EltSource *source, Pass *pass)
+read_pass(const EltSource *source, XLogRecPtr passed, Pass *pass)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(source->source_id)};
+	Oid			types[] = {INT8OID, LSNOID};
+	Datum		values[] = {Int64GetDatum(source->source_id), LSNGetDatum(passed)};
 	List	   *tables = NIL;
 	uint64		rows;
 	bool		isnull;
@@ -304,7 +334,7 @@ read_pass(const EltSource *source, Pass *pass)
 	memset(pass, 0, sizeof(Pass));
 	elt_spi_begin(&spi);
 	if (elt_spi_run("SELECT snapshot::text, lsn, taken_at, leaves FROM elt.snapshot_passes "
-					"WHERE source_id = $1 AND phase = 'planned' FOR UPDATE", 1, types, values, NULL) > 0)
+					"WHERE source_id = $1 AND phase = 'planned' AND lsn <= $2 FOR UPDATE", 2, types, values, NULL) > 0)
 	{
 		pass->snapshot = elt_spi_text(&spi, 0, 1);
 		pass->lsn = DatumGetLSN(elt_spi_datum(&spi, 0, 2, &isnull));
