@@ -15,7 +15,8 @@
  * the order of change_id, and a reader's cursor is a block number.  Readers
  * need no index; the only one, elt_raw."<source>$<table_id>$<n>$l", is on
  * (key_hash, change_id) WHERE large IS NOT NULL, of which most tables have no
- * row at all (see capture/large.c).
+ * row at all (see capture/large.c).  A leaf that was looked through after a
+ * rewrite of its relation has another one, "...$<n>$i", of its other rows.
  * Rows that an aborted transaction left keep the order too, because
  * change_ids are never given out twice.
  */

@@ -124,6 +124,8 @@ static void make_slot(void);
 static void reset_origin(void);
 static void set_up_origin(void);
 static void stream_changes(void);
+static void look_at_copies(void);
+static void stay_alive(void);
 static void process_message(char *data, int length);
 static void open_transaction(void);
 static void commit_batch(void);
@@ -146,6 +148,7 @@ elt_capture_main(Datum main_arg)
 	read_source();
 	set_up_origin();
 	capture.stage = elt_stage_create(capture.source);
+	elt_stage_set_alive(capture.stage, stay_alive);
 	for (;;)
 	{
 		connect_source();
@@ -421,7 +424,8 @@ stream_changes(void)
 	elt_stream_start(capture.stream, capture.source->slot_name, capture.source->publication, start);
 	pg_atomic_write_u64(&elt_my_slot->staged_lsn, start);
 	elt_registry_set_activity("streaming", capture.source->name);
-	capture.align_lsn = elt_copy_look(capture.stage, capture.source);
+	elt_copy_discard_plan(capture.source);
+	look_at_copies();
 	INSTR_TIME_SET_CURRENT(busy_since);
 
 	for (;;)
@@ -492,18 +496,34 @@ stream_changes(void)
 			elt_stage_refresh(capture.stage);
 			if (capture.source->start_lsn == InvalidXLogRecPtr)
 				break;
-			capture.align_lsn = elt_copy_look(capture.stage, capture.source);
+			look_at_copies();
 		}
 		if (!capture.in_transaction && capture.align_lsn != InvalidXLogRecPtr &&
 			capture.received >= capture.align_lsn)
 		{
-			elt_copy_align(capture.stage, capture.source);
+			elt_copy_align(capture.stage, capture.source, capture.received);
 			capture.align_lsn = InvalidXLogRecPtr;
 		}
 		if (!capture.in_transaction)
 			MemoryContextReset(capture.round_context);
 	}
 	MemoryContextDelete(decoder_context);
+}
+
+static void
+look_at_copies(void)
+{
+	capture.align_lsn = elt_copy_look(capture.stage, capture.source);
+	elt_copy_complete(capture.stage, capture.source);
+	elt_stage_refresh(capture.stage);
+}
+
+/* Staging a change takes long: the source must not take that for silence. */
+static void
+stay_alive(void)
+{
+	capture.worked = true;
+	report_progress(false);
 }
 
 static void

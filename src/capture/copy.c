@@ -24,13 +24,30 @@
  *	  G does not see moves to ids from b on, in its order, and all that comes
  *	  later gets such ids by itself.  Whether G sees a change is decided by its
  *	  transaction's id and not by LSNs, so there is neither gap nor overlap.
- *	  Rewriting rows is safe because readers are held.
+ *	  Rewriting rows is safe because readers are held.  A plan that waits
+ *	  when the stream is begun anew is given up: if the source has crashed in
+ *	  between, G may tell of transactions that the crash took back, whose ids
+ *	  others have now.
  *
  * 4. Snapshot workers copy blocks of the table into [a, b).
  *
  * 5. When all is there, one transaction takes the horizon away (the "seal").
  *	  A copy of a table that had history begins with a truncate, so that
  *	  targets forget what is gone; they see it together with the rows.
+ *
+ * An update that leaves a large value alone is filled from the row before it
+ * (large.c), which the copy may bring only later.  A row that lacks a value
+ * behind the horizon marks its table as lacking, under a lock of the table's
+ * row that lasts to the commit.  Such a table is sealed by the capture worker
+ * (elt_copy_complete): from the first row that lacks one on, it stages what is
+ * behind the copy once more, now that the copy is there.  All later rows too,
+ * since the order of a key must stay, and they may lack the same value.  It is
+ * the only one that stages live rows, so nothing comes in between.
+ *
+ * In a table that has history such a row is not filled from before the horizon
+ * either: why the copy was asked for may be that the history is wrong.  Of
+ * these rows, those that G sees are filled from it when the copy is aligned,
+ * before the truncate that ends it, the others as above.
  *
  * The same when a copy that was aligned is given up and begun anew: its rows
  * carry xid 0, and the next alignment deletes them.
@@ -55,15 +72,22 @@
 
 #include "capture/copy.h"
 #include "capture/partition.h"
+#include "capture/snapshot_pass.h"
 #include "catalog/pg_type.h"
 #include "control/worker.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/tuplestore.h"
 
 #define FETCH_ROWS	1000
+#define MOVED_COLUMNS \
+	"change_id, xid, commit_lsn, lsn, commit_ts, staged_at, seq, key_hash, schema_version, " \
+	"op, relation, key, before, after, unchanged, large"
+#define NMOVED		16
 
 /* What is to be aligned. */
 typedef struct Pass
@@ -84,9 +108,13 @@ typedef struct CopiedTable
 } CopiedTable;
 
 static void give_up(const char *raw, int64 horizon, bool resync);
-static List *read_pass(const EltSource *source, Pass *pass);
+static List *read_pass(const EltSource *source, XLogRecPtr passed, Pass *pass);
 static void stage_truncate(EltStage *stage, const EltSource *source, const CopiedTable *table, const Pass *pass);
 static void move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end);
+static void complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
+						  const char *condition, bool history);
+static Tuplestorestate *read_rows(const char *rows, TupleDesc *desc);
+static void read_row(const Datum *values, const bool *nulls, EltStagedRow *row);
 static const char *rows_to_move(const CopiedTable *table, int64 end);
 static void restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc);
 static const char *raw_name(Oid raw);
@@ -130,6 +158,29 @@ elt_copy_cancel(int64 source_id, const char *relation)
 }
 
 /* ---- noticing ---- */
+
+void
+elt_copy_discard_plan(const EltSource *source)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source->source_id)};
+	EltSpi		spi;
+
+	elt_worker_begin_work("giving up copies that were not begun");
+	MemoryContextSwitchTo(context);
+	elt_spi_begin(&spi);
+	if (elt_spi_run("SELECT FROM elt.snapshot_passes WHERE source_id = $1 AND phase = 'planned' FOR UPDATE",
+					1, types, values, NULL) > 0)
+	{
+		elt_copy_cancel(source->source_id, NULL);
+		elt_spi_run("DELETE FROM elt.snapshot_passes WHERE source_id = $1", 1, types, values, NULL);
+		elt_config_changed();
+	}
+	elt_spi_end(&spi);
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+}
 
 XLogRecPtr
 elt_copy_look(EltStage *stage, const EltSource *source)
@@ -203,7 +254,7 @@ give_up(const char *raw, int64 horizon, bool resync)
 /* ---- aligning ---- */
 
 void
-elt_copy_align(EltStage *stage, const EltSource *source)
+elt_copy_align(EltStage *stage, const EltSource *source, XLogRecPtr passed)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller_context, "elt alignment", ALLOCSET_DEFAULT_SIZES);
@@ -217,9 +268,10 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 
 	elt_worker_begin_work("aligning a copy");
 	MemoryContextSwitchTo(context);
-	tables = read_pass(source, &pass);
+	tables = read_pass(source, passed, &pass);
 	if (pass.snapshot != NULL)
 	{
+		elt_stage_refresh(stage);	/* a truncate that it knows may go */
 		foreach(cell, tables)
 		{
 			CopiedTable *table = lfirst(cell);
@@ -237,13 +289,18 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 			else
 				table->raw = elt_partition_of_relation(source, table->relation);
 			if (table->resync)
+			{
+				complete_rows(stage, table->relation, raw_name(table->raw), table->horizon,
+							  psprintf(" AND xid <> 0 AND elt.xid_is_visible(xid, %s)", quote_literal_cstr(pass.snapshot)), true);
 				stage_truncate(stage, source, table, &pass);
+			}
 		}
 
 		first = elt_stage_reserve_leaves(stage, pass.leaves);
 		if (tables != NIL)
 			move_rows(stage, tables, &pass, first * source->partition_changes);
 		elt_stage_finish(stage);
+		elt_stage_refresh(stage);
 
 		values[0] = Int64GetDatum(source->source_id);
 		values[1] = Int64GetDatum(first);
@@ -259,12 +316,16 @@ elt_copy_align(EltStage *stage, const EltSource *source)
 	MemoryContextDelete(context);
 }
 
-/* The pass that waits, locked, and its tables; snapshot is NULL where none does any more. */
+/*
+ * The pass that waits, locked, and its tables.  snapshot is NULL where none
+ * does any more, or only a younger one than was seen, whose position was not
+ * passed yet.
+ */
 static List *
-read_pass(const EltSource *source, Pass *pass)
+read_pass(const EltSource *source, XLogRecPtr passed, Pass *pass)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(source->source_id)};
+	Oid			types[] = {INT8OID, LSNOID};
+	Datum		values[] = {Int64GetDatum(source->source_id), LSNGetDatum(passed)};
 	List	   *tables = NIL;
 	uint64		rows;
 	bool		isnull;
@@ -273,7 +334,7 @@ read_pass(const EltSource *source, Pass *pass)
 	memset(pass, 0, sizeof(Pass));
 	elt_spi_begin(&spi);
 	if (elt_spi_run("SELECT snapshot::text, lsn, taken_at, leaves FROM elt.snapshot_passes "
-					"WHERE source_id = $1 AND phase = 'planned' FOR UPDATE", 1, types, values, NULL) > 0)
+					"WHERE source_id = $1 AND phase = 'planned' AND lsn <= $2 FOR UPDATE", 2, types, values, NULL) > 0)
 	{
 		pass->snapshot = elt_spi_text(&spi, 0, 1);
 		pass->lsn = DatumGetLSN(elt_spi_datum(&spi, 0, 2, &isnull));
@@ -340,8 +401,7 @@ move_rows(EltStage *stage, List *tables, const Pass *pass, int64 end)
 	initStringInfo(&command);
 	foreach(cell, tables)
 		appendStringInfo(&command,
-						 "%sSELECT change_id, xid, commit_lsn, lsn, commit_ts, staged_at, seq, key_hash, schema_version, "
-						 "op, relation, key, before, after, unchanged, large %s AND NOT elt.xid_is_visible(xid, %s)",
+						 "%sSELECT " MOVED_COLUMNS " %s AND NOT elt.xid_is_visible(xid, %s)",
 						 foreach_current_index(cell) > 0 ? " UNION ALL " : "", rows_to_move(lfirst(cell), end), snapshot);
 	appendStringInfoString(&command, " ORDER BY change_id");
 
@@ -386,10 +446,20 @@ static void
 restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc)
 {
 	EltStagedRow row;
-	Datum		values[16];
-	bool		nulls[16];
+	Datum		values[NMOVED];
+	bool		nulls[NMOVED];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
+	read_row(values, nulls, &row);
+	elt_stage_restage(stage, TextDatumGetCString(values[10]), &row);
+}
+
+/* From MOVED_COLUMNS. */
+static void
+read_row(const Datum *values, const bool *nulls, EltStagedRow *result)
+{
+	EltStagedRow row;
+
 	row.xid = (TransactionId) DatumGetInt64(values[1]);
 	row.commit_lsn = DatumGetLSN(values[2]);
 	row.lsn = DatumGetLSN(values[3]);
@@ -404,7 +474,172 @@ restage_row(EltStage *stage, HeapTuple tuple, TupleDesc desc)
 	row.after = nulls[13] ? NULL : DatumGetJsonbP(values[13]);
 	row.unchanged = nulls[14] ? NULL : DatumGetArrayTypeP(values[14]);
 	row.large = nulls[15] ? NULL : DatumGetArrayTypeP(values[15]);
-	elt_stage_restage(stage, TextDatumGetCString(values[10]), &row);
+	*result = row;
+}
+
+/* ---- completing ---- */
+
+void
+elt_copy_complete(EltStage *stage, const EltSource *source)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller_context, "elt completion", ALLOCSET_DEFAULT_SIZES);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source->source_id)};
+	SPITupleTable *tables;
+	uint64		ntables;
+	bool		sealed = false;
+	EltSpi		spi;
+
+	elt_worker_begin_work("completing a copy");
+	MemoryContextSwitchTo(context);
+	elt_spi_begin(&spi);
+	if (elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND lacking LIMIT 1", 1, types, values, NULL) > 0)
+	{
+		elt_spi_run("SELECT FROM elt.snapshot_passes WHERE source_id = $1 FOR UPDATE", 1, types, values, NULL);
+		ntables = elt_spi_run("UPDATE elt.source_tables t SET lacking = false FROM elt.snapshot_passes p JOIN elt.snapshot_tables c USING (source_id) "
+							  "WHERE p.source_id = $1 AND p.phase = 'copying' AND t.source_id = $1 AND t.relation = c.relation "
+							  "AND t.state = 'pending' AND t.lacking AND t.raw IS NOT NULL AND NOT EXISTS "
+							  "(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = c.relation) "
+							  "RETURNING t.relation, t.raw::oid, p.end_leaf", 1, types, values, NULL);
+		tables = SPI_tuptable;
+		for (uint64 i = 0; i < ntables; i++)
+		{
+			bool		isnull;
+			char	   *relation = SPI_getvalue(tables->vals[i], tables->tupdesc, 1);
+			Oid			raw = DatumGetObjectId(SPI_getbinval(tables->vals[i], tables->tupdesc, 2, &isnull));
+			int64		end_leaf = DatumGetInt64(SPI_getbinval(tables->vals[i], tables->tupdesc, 3, &isnull));
+
+			complete_rows(stage, relation, raw_name(raw), end_leaf * source->partition_changes, "", false);
+		}
+		elt_stage_finish(stage);
+
+		/* what nobody has staged, also with the copy, marked them again */
+		if (ntables > 0)
+		{
+			for (uint64 i = 0; i < ntables; i++)
+			{
+				Oid			table_types[] = {INT8OID, TEXTOID};
+				Datum		table_values[] = {values[0], CStringGetTextDatum(SPI_getvalue(tables->vals[i], tables->tupdesc, 1))};
+
+				elt_spi_run("UPDATE elt.source_tables SET lacking = false WHERE source_id = $1 AND relation = $2 AND lacking",
+							2, table_types, table_values, NULL);
+			}
+			sealed = elt_pass_seal_tables(source);
+		}
+	}
+	elt_spi_end(&spi);
+	elt_worker_commit();
+	MemoryContextSwitchTo(caller_context);
+	MemoryContextDelete(context);
+	if (sealed)
+		elt_registry_wake_transform(MyDatabaseId);
+}
+
+/*
+ * Stages rows from a change_id on once more, those that meet a condition, from
+ * the first on that lacks a value.
+ */
+static void
+complete_rows(EltStage *stage, const char *relation, const char *raw, int64 from,
+			  const char *condition, bool history)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "elt completed rows", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext moved_context = AllocSetContextCreate(CurrentMemoryContext, "elt completed row", ALLOCSET_DEFAULT_SIZES);
+	EltStagedRow moved;
+	bool		waits = false;
+	bool		isnull;
+	Datum		first;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	/* and the row before it: a delete may be the other half of its change */
+	elt_spi_execute(psprintf("WITH f AS (SELECT min(change_id) AS id FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT
+							 " AND unchanged IS NOT NULL%s) SELECT coalesce((SELECT max(r.change_id) FROM elt_raw.%s r, f "
+							 "WHERE r.change_id >= " INT64_FORMAT " AND r.change_id < f.id%s), f.id) FROM f",
+							 raw, from, condition, raw, from, condition));
+	first = elt_spi_datum(&spi, 0, 1, &isnull);
+	if (!isnull)
+	{
+		char	   *rows = psprintf("FROM elt_raw.%s WHERE change_id >= " INT64_FORMAT "%s", raw, DatumGetInt64(first), condition);
+		TupleDesc	desc;
+		Tuplestorestate *store = read_rows(rows, &desc);
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+		TupleTableSlot *moved_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+
+		elt_spi_execute(psprintf("DELETE %s", rows));
+		while (tuplestore_gettupleslot(store, true, false, slot))
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+			EltStagedRow row;
+			bool		same_change;
+
+			slot_getallattrs(slot);
+			read_row(slot->tts_values, slot->tts_isnull, &row);
+			same_change = waits && row.op == ELT_OP_INSERT && row.xid == moved.xid && row.lsn == moved.lsn;
+			if (waits && !same_change)
+				elt_stage_restage(stage, relation, &moved);
+			if (row.unchanged != NULL)
+				elt_stage_complete(stage, relation, &row,
+								   same_change ? moved.key_hash : row.key_hash,
+								   same_change ? moved.key : row.key, history);
+			if (same_change)
+				elt_stage_restage(stage, relation, &moved);
+
+			/*
+			 * where the next row is this one under another key, its values
+			 * are looked for before the delete is staged
+			 */
+			waits = row.op == ELT_OP_DELETE;
+			if (waits)
+			{
+				MemoryContextReset(moved_context);
+				MemoryContextSwitchTo(moved_context);
+				ExecCopySlot(moved_slot, slot);
+				slot_getallattrs(moved_slot);
+				read_row(moved_slot->tts_values, moved_slot->tts_isnull, &moved);
+			}
+			else
+				elt_stage_restage(stage, relation, &row);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(context);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (waits)
+			elt_stage_restage(stage, relation, &moved);
+		ExecDropSingleTupleTableSlot(moved_slot);
+		ExecDropSingleTupleTableSlot(slot);
+		tuplestore_end(store);
+	}
+	elt_spi_end(&spi);
+	MemoryContextDelete(moved_context);
+	MemoryContextDelete(context);
+}
+
+/*
+ * Reads MOVED_COLUMNS of rows in their order.  No cursor stays open: a leaf
+ * that one has open cannot get an index.
+ */
+static Tuplestorestate *
+read_rows(const char *rows, TupleDesc *desc)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	Portal		portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT " MOVED_COLUMNS " %s ORDER BY change_id", rows),
+												   0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
+
+	*desc = CreateTupleDescCopy(portal->tupDesc);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+			tuplestore_puttuple(store, SPI_tuptable->vals[i]);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+	return store;
 }
 
 static const char *

@@ -25,6 +25,11 @@ extern void elt_copy_cancel(int64 source_id, const char *relation);
  * For the capture worker, between source transactions and outside any local
  * one.
  *
+ * elt_copy_discard_plan
+ *		Gives up a copy that was planned and not aligned, because the stream
+ *		begins anew: the source may have crashed since, and then the snapshot
+ *		tells of transactions that never were.
+ *
  * elt_copy_look
  *		Looks at what was asked for: holds the readers of tables that wait
  *		for a copy, cleans up after copies that were given up.  Returns the
@@ -33,9 +38,17 @@ extern void elt_copy_cancel(int64 source_id, const char *relation);
  *
  * elt_copy_align
  *		Puts what was staged meanwhile before or behind the copy and lets the
- *		snapshot workers begin.
+ *		snapshot workers begin, where the position of the copy that waits now
+ *		was passed.
+ *
+ * elt_copy_complete
+ *		Seals tables that are copied in full, once it has given the rows that
+ *		were staged meanwhile the large values that they lack.  The stage is
+ *		to be refreshed before the next change.
  */
+extern void elt_copy_discard_plan(const EltSource *source);
 extern XLogRecPtr elt_copy_look(EltStage *stage, const EltSource *source);
-extern void elt_copy_align(EltStage *stage, const EltSource *source);
+extern void elt_copy_align(EltStage *stage, const EltSource *source, XLogRecPtr passed);
+extern void elt_copy_complete(EltStage *stage, const EltSource *source);
 
 #endif							/* ELT_COPY_H */

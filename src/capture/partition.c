@@ -19,17 +19,21 @@
 #include "commands/sequence.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #define RAW_SCHEMA	"elt_raw"
 
 static Oid	lookup(const char *name, bool missing_ok);
 static const char *part_name(const char *source_name, const char *suffix);
 static char *large_index_name(const char *leaf);
+static PartitionBoundSpec *read_bound(Relation leaf);
+static int64 bound_value(List *datums);
 
 void
 elt_partition_create_root(const EltSource *source)
@@ -194,6 +198,63 @@ Oid
 elt_partition_large_index(Relation leaf)
 {
 	return get_relname_relid(large_index_name(RelationGetRelationName(leaf)), RelationGetNamespace(leaf));
+}
+
+/*
+ * elt_partition_index_unflagged
+ *		The leaf is not written any more: the index stays complete.
+ */
+Oid
+elt_partition_index_unflagged(const char *leaf)
+{
+	char	   *name = psprintf("%s$i", leaf);
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	elt_spi_execute(psprintf("CREATE INDEX %s ON " RAW_SCHEMA ".%s (key_hash, change_id) WHERE large IS NULL",
+							 quote_identifier(name), quote_identifier(leaf)));
+	elt_spi_end(&spi);
+	return lookup(name, false);
+}
+
+Oid
+elt_partition_unflagged_index(Relation leaf)
+{
+	return get_relname_relid(psprintf("%s$i", RelationGetRelationName(leaf)), RelationGetNamespace(leaf));
+}
+
+/* Whether a leaf may have rows from a change_id (inclusive) to another one (exclusive). */
+bool
+elt_partition_overlaps(Relation leaf, int64 from, int64 end)
+{
+	PartitionBoundSpec *bound = read_bound(leaf);
+
+	return bound == NULL || (bound_value(bound->lowerdatums) < end && bound_value(bound->upperdatums) > from);
+}
+
+static PartitionBoundSpec *
+read_bound(Relation leaf)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(RelationGetRelid(leaf)));
+	PartitionBoundSpec *bound = NULL;
+	Datum		value;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", RelationGetRelid(leaf));
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relpartbound, &isnull);
+	if (!isnull)
+		bound = castNode(PartitionBoundSpec, stringToNode(TextDatumGetCString(value)));
+	ReleaseSysCache(tuple);
+	return bound;
+}
+
+static int64
+bound_value(List *datums)
+{
+	PartitionRangeDatum *datum = linitial_node(PartitionRangeDatum, datums);
+
+	return DatumGetInt64(castNode(Const, datum->value)->constvalue);
 }
 
 static char *

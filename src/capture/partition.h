@@ -29,6 +29,16 @@ extern Oid	elt_partition_leaf(const EltSource *source, Oid partition, int64 chan
 /* A leaf's index of rows with large values; InvalidOid where there is none. */
 extern Oid	elt_partition_large_index(Relation leaf);
 
+/*
+ * Likewise of its other rows, for leaves that are not written any more; most
+ * have none.
+ */
+extern Oid	elt_partition_unflagged_index(Relation leaf);
+extern Oid	elt_partition_index_unflagged(const char *leaf);
+
+/* Whether a leaf may have rows from a change_id (inclusive) to another one (exclusive). */
+extern bool elt_partition_overlaps(Relation leaf, int64 from, int64 end);
+
 /* Whether a partition has the leaf with this number (change_id / partition_changes). */
 extern bool elt_partition_has_leaf(const EltSource *source, Oid partition, int64 number);
 

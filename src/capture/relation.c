@@ -25,6 +25,7 @@
 #include "access/transam.h"
 #include "access/tupdesc_details.h"
 #include "capture/encoding.h"
+#include "capture/print.h"
 #include "capture/relation.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
@@ -635,14 +636,15 @@ elt_row_buffer_fill(EltRowBuffer *buffer, EltRelationCache *cache,
 					break;
 				}
 			default:
-				text = OutputFunctionCall(&column->output, value);
+				text = size < ELT_PRINT_CAREFULLY ? OutputFunctionCall(&column->output, value) :
+				elt_print(&column->output, value);
+				size = text !=NULL ? strlen(text) : ELT_UNPRINTABLE_SIZE;
 
-				size = strlen(text);
 				break;
 		}
 
 		row->fields[i] = ELT_FIELD_TEXT;
-		if (unlikely(cache->convert) &&
+		if (unlikely(cache->convert) && text !=NULL &&
 			!elt_encoding_convert(&cache->encoding, &text, &size))
 			row->fields[i] = ELT_FIELD_BYTES;
 		needed = row->fields[i] == ELT_FIELD_BYTES ? 2 * size + 2 : size;

@@ -54,6 +54,7 @@
 									 * leaves */
 #define LOCK_TIMEOUT_MS		500 /* below the default of deadlock_timeout */
 #define WAIT_MS				100
+#define TELL_MS				1000
 #define RETRY_MS			2000	/* of a lock */
 #define ERROR_RETRY_MS		10000
 #define REFUSED_RETRY_MS	60000	/* of a table whose rows cannot be copied */
@@ -697,10 +698,11 @@ wait_for_stream(const EltSource *source, XLogRecPtr lsn)
 bool
 elt_pass_seal(const EltSource *source)
 {
+	static TimestampTz told_at;
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(source->source_id)};
-	uint64		rows;
+	bool		sealed;
 	bool		ended;
 	EltSpi		spi;
 
@@ -708,12 +710,57 @@ elt_pass_seal(const EltSource *source)
 	MemoryContextSwitchTo(context);
 	elt_spi_begin(&spi);
 	elt_spi_run("SELECT FROM elt.snapshot_passes WHERE source_id = $1 FOR UPDATE", 1, types, values, NULL);
-	rows = elt_spi_run("UPDATE elt.source_tables t SET state = 'ready', horizon = NULL, resync = false, "
+	sealed = elt_pass_seal_tables(source);
+
+	/*
+	 * What the capture worker has to complete first, it is told again and
+	 * again: it may be busy, or done with one table when there is the next.
+	 */
+	if (TimestampDifferenceExceeds(told_at, GetCurrentTimestamp(), TELL_MS) &&
+		elt_spi_run("SELECT FROM elt.snapshot_tables c JOIN elt.source_tables t USING (source_id, relation) "
+					"WHERE c.source_id = $1 AND t.state = 'pending' AND t.lacking AND NOT EXISTS "
+					"(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = c.relation) LIMIT 1",
+					1, types, values, NULL) > 0)
+	{
+		told_at = GetCurrentTimestamp();
+		elt_config_changed();
+	}
+	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
+						"AND NOT EXISTS (SELECT FROM elt.snapshot_tables c WHERE c.source_id = $1)",
+						1, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	if (ended)
+		elt_config_changed();
+	elt_worker_commit();
+	MemoryContextSwitchTo(context);
+	if (sealed)
+		elt_registry_wake_transform(MyDatabaseId);
+	return ended;
+}
+
+/*
+ * Who stages a row that lacks a value has locked its table's row: that table
+ * is left for the next time.
+ */
+bool
+elt_pass_seal_tables(const EltSource *source)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(source->source_id)};
+	uint64		rows;
+	EltSpi		spi;
+
+	elt_spi_begin(&spi);
+	rows = elt_spi_run("WITH whole AS (SELECT h.table_id FROM elt.source_tables h JOIN elt.snapshot_tables c USING (source_id, relation) "
+					   "WHERE h.source_id = $1 AND h.state = 'pending' AND NOT h.lacking AND NOT EXISTS "
+					   "(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = h.relation) "
+					   "FOR NO KEY UPDATE OF h SKIP LOCKED) "
+					   "UPDATE elt.source_tables t SET state = 'ready', horizon = NULL, resync = false, "
 					   "sync_lsn = p.lsn, sync_snapshot = p.snapshot, rows_copied = c.done "
 					   "FROM elt.snapshot_tables c JOIN elt.snapshot_passes p USING (source_id) "
 					   "WHERE c.source_id = $1 AND p.phase = 'copying' AND t.source_id = $1 AND t.relation = c.relation "
-					   "AND t.state = 'pending' AND NOT EXISTS (SELECT FROM elt.snapshot_chunks k "
-					   "WHERE k.source_id = $1 AND k.relation = c.relation) RETURNING t.relation, c.done",
+					   "AND t.state = 'pending' AND NOT t.lacking AND t.table_id IN (SELECT table_id FROM whole) "
+					   "RETURNING t.relation, c.done",
 					   1, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 		ereport(LOG,
@@ -727,20 +774,10 @@ elt_pass_seal(const EltSource *source)
 		elt_spi_run("DELETE FROM elt.snapshot_tables c USING elt.source_tables t "
 					"WHERE c.source_id = $1 AND t.source_id = $1 AND t.relation = c.relation AND t.state = 'ready'",
 					1, types, values, NULL);
-	}
-	if (rows > 0)
 		elt_spi_run("SELECT elt.close_gaps($1)", 1, types, values, NULL);
-	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
-						"AND NOT EXISTS (SELECT FROM elt.snapshot_tables c WHERE c.source_id = $1)",
-						1, types, values, NULL) > 0;
+	}
 	elt_spi_end(&spi);
-	if (ended)
-		elt_config_changed();
-	elt_worker_commit();
-	MemoryContextSwitchTo(context);
-	if (rows > 0)
-		elt_registry_wake_transform(MyDatabaseId);
-	return ended;
+	return rows > 0;
 }
 
 void

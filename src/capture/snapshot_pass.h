@@ -57,6 +57,13 @@ typedef enum EltPassOutcome
 extern EltPassOutcome elt_pass_plan(const EltSource *source, EltStream **stream);
 extern bool elt_pass_resume(const EltSource *source, EltStream **stream, EltPass *pass);
 extern bool elt_pass_seal(const EltSource *source);
+
+/*
+ * The first half of elt_pass_seal, in the caller's transaction, which has
+ * locked the pass: seals the tables that lack nothing.  True where there were
+ * any.
+ */
+extern bool elt_pass_seal_tables(const EltSource *source);
 extern void elt_pass_discard(int64 source_id);
 
 /* Gives a table back that cannot be copied, whoever finds out; it waits a while. */

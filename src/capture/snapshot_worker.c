@@ -167,6 +167,9 @@ lead(void)
 		if (!pass.exists)
 		{
 			leave_table();
+			if (copier.run != 0)	/* the capture worker gave the plan up */
+				PQclear(elt_stream_query(copier.stream, "ROLLBACK", PGRES_COMMAND_OK));
+			copier.run = 0;
 			switch (elt_pass_plan(copier.source, &copier.stream))
 			{
 				case ELT_PASS_BEGUN:

@@ -44,6 +44,8 @@
 
 #define MAX_PENDING_ROWS	2000
 #define MAX_PENDING_BYTES	(1024 * 1024)
+#define ALIVE_ROWS			1000	/* that are staged once more, between two
+									 * signs of life */
 
 /* One log: a relation of the source, or a source's messages. */
 typedef struct StageLog
@@ -59,6 +61,7 @@ typedef struct StageLog
 	TupleTableSlot **pending;
 	int			npending;
 	int			max_pending;
+	bool		noted_lack;		/* since the last refresh */
 	EltLarge	large;
 } StageLog;
 
@@ -89,6 +92,7 @@ struct EltStage
 	int64		next_id;
 	int64		last_id;		/* of the block at hand */
 	bool		own_ids;		/* was given ids, takes none of the sequence */
+	void		(*alive) (void);
 
 	TransactionId xid;
 	XLogRecPtr	commit_lsn;
@@ -106,6 +110,10 @@ typedef struct LogEntry
 static StageLog *log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version);
 static StageLog *find_log(EltStage *stage, const char *name);
 static void note_table(EltStage *stage, StageLog *log);
+static void note_file(EltStage *stage, StageLog *log, const EltRelation *relation);
+static void fill_large(EltStage *stage, StageLog *log, int version, EltChange *change, bool moves);
+static bool note_lack(EltStage *stage, StageLog *log);
+static void make_searchable(EltStage *stage, StageLog *log);
 static void add_image(EltStage *stage, StageLog *log, int version, char op,
 					  EltChange *change, EltRow *old, EltRow *new);
 static void add_row(EltStage *stage, StageLog *log, int schema_version, char op, XLogRecPtr lsn,
@@ -133,6 +141,12 @@ elt_stage_create(const EltSource *source)
 	stage->slots = MemoryContextAllocZero(TopMemoryContext, MAX_PENDING_ROWS * sizeof(TupleTableSlot *));
 	elt_stage_refresh(stage);
 	return stage;
+}
+
+void
+elt_stage_set_alive(EltStage *stage, void (*alive) (void))
+{
+	stage->alive = alive;
 }
 
 void
@@ -199,14 +213,8 @@ elt_stage_change(EltStage *stage, EltChange *change)
 	{
 		bool		moves = elt_change_moves_key(change);
 
-		/* a row that moves takes along what the old key has */
 		if (unlikely(change->new != NULL && change->new->nunchanged > 0))
-		{
-			EltRow	   *before = moves ? change->old : change->new;
-
-			elt_large_fill(&log->large, &stage->source, relation, version, change->new,
-						   elt_row_key_hash(relation, before), elt_row_key(relation, before));
-		}
+			fill_large(stage, log, version, change, moves);
 
 		if (change->op == ELT_OP_DELETE || moves)
 			add_image(stage, log, version, ELT_OP_DELETE, change, change->old, NULL);
@@ -259,6 +267,11 @@ elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row
 	StageLog   *log = find_log(stage, relation);
 	MemoryContext old;
 
+	if (row->unchanged != NULL)
+		(void) note_lack(stage, log);
+	if (stage->alive != NULL && stage->staged % ALIVE_ROWS == 0)
+		stage->alive();
+
 	/* the row is written later */
 	old = MemoryContextSwitchTo(stage->pending_context);
 	stage->xid = row->xid;
@@ -273,6 +286,20 @@ elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row
 			row->unchanged ? DatumGetArrayTypePCopy(PointerGetDatum(row->unchanged)) : NULL,
 			row->large ? DatumGetArrayTypePCopy(PointerGetDatum(row->large)) : NULL);
 	MemoryContextSwitchTo(old);
+}
+
+void
+elt_stage_complete(EltStage *stage, const char *relation, EltStagedRow *row,
+				   int32 key_hash, Jsonb *key, bool history)
+{
+	StageLog   *log = find_log(stage, relation);
+
+	log->large.held = false;	/* nobody writes its leaves now */
+	if (history)
+		log->large.usable_from = 0;
+	while (!elt_large_fill_staged(&log->large, &stage->source, relation, row->schema_version, key_hash, key,
+								  &row->after, &row->unchanged, &row->large))
+		make_searchable(stage, log);
 }
 
 static void
@@ -338,6 +365,7 @@ log_of_relation(EltStage *stage, EltRelation *relation, int *schema_version)
 	{
 		StageLog   *log = find_log(stage, relation->name);
 
+		note_file(stage, log, relation);
 		known->log = log;
 		known->schema_version = elt_schema_version(stage->source.source_id, relation, stage->commit_lsn);
 		known->refresh_count = stage->refresh_count;
@@ -363,6 +391,7 @@ find_log(EltStage *stage, const char *name)
 
 	log = MemoryContextAllocZero(stage->logs_context, sizeof(StageLog));
 	log->name = MemoryContextStrdup(stage->logs_context, name);
+	elt_large_init(&log->large, stage->large_context);
 	if (name[0] == '\0')
 		log->partition = elt_partition_of_messages(stage->source.name);
 	else
@@ -372,9 +401,9 @@ find_log(EltStage *stage, const char *name)
 		log->relation_text = CStringGetTextDatum(name);
 		MemoryContextSwitchTo(old);
 		note_table(stage, log);
-		log->partition = elt_partition_of_relation(&stage->source, name);
+		log->large.partition = log->partition = elt_partition_of_relation(&stage->source, name);
+		log->large.alive = stage->alive;
 	}
-	elt_large_init(&log->large, log->partition, stage->large_context);
 	entry = hash_search(stage->logs, name, HASH_ENTER, &found);
 	entry->log = log;
 	return log;
@@ -392,13 +421,108 @@ note_table(EltStage *stage, StageLog *log)
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	if (elt_spi_run("SELECT FROM elt.source_tables WHERE source_id = $1 AND relation = $2 AND state <> 'removed'",
-					2, types, values, NULL) == 0)
+	if (elt_spi_run("SELECT coalesce(f.changed_at, 0), t.state = 'pending', CASE WHEN t.resync THEN coalesce(t.horizon, 0) ELSE 0 END "
+					"FROM elt.source_tables t LEFT JOIN elt.relation_files f USING (table_id) "
+					"WHERE t.source_id = $1 AND t.relation = $2 AND t.state <> 'removed'",
+					2, types, values, NULL) > 0)
+	{
+		log->large.changed_at = elt_spi_int64(0, 1);
+		log->large.held = elt_spi_bool(0, 2);
+		log->large.usable_from = elt_spi_int64(0, 3);
+	}
+	else
 		elt_spi_run("INSERT INTO elt.source_tables (source_id, relation, newly_published) VALUES ($1, $2, true) "
 					"ON CONFLICT (source_id, relation) DO UPDATE SET state = 'ready', newly_published = true "
 					"WHERE source_tables.state = 'removed'",
 					2, types, values, NULL);
 	elt_spi_end(&spi);
+}
+
+/*
+ * Notes where a relation's rows begin that are stored as its present file has
+ * them.
+ */
+static void
+note_file(EltStage *stage, StageLog *log, const EltRelation *relation)
+{
+	Oid			types[] = {INT8OID, TEXTOID, INT8OID, INT8OID};
+	Datum		values[4];
+	int64		changed_at;
+	EltSpi		spi;
+
+	if (stage->own_ids)
+		return;					/* a copy reads what is, not what was */
+	values[0] = Int64GetDatum(stage->source.source_id);
+	values[1] = log->relation_text;
+	values[2] = Int64GetDatum(relation->filenode);
+	values[3] = Int64GetDatum(elt_stage_next_id(stage));
+	elt_spi_begin(&spi);
+	elt_spi_run("SELECT elt.note_relation_file($1, $2, $3, $4)", 4, types, values, NULL);
+	changed_at = elt_spi_int64(0, 1);
+	elt_spi_end(&spi);
+	if (changed_at != log->large.changed_at)
+		log->large.searchable = false;
+	log->large.changed_at = changed_at;
+}
+
+/* ---- large values ---- */
+
+static void
+fill_large(EltStage *stage, StageLog *log, int version, EltChange *change, bool moves)
+{
+	EltRelation *relation = change->relation;
+
+	/* a row that moves takes along what the old key has */
+	EltRow	   *before = moves ? change->old : change->new;
+
+	for (;;)
+	{
+		if (!elt_large_fill(&log->large, &stage->source, relation, version, change->new,
+							elt_row_key_hash(relation, before), elt_row_key(relation, before)))
+			make_searchable(stage, log);
+		else if (change->new->nunchanged == 0 || !log->large.held || note_lack(stage, log))
+			break;
+		else
+			log->large.held = false;	/* the copy was sealed since we looked */
+	}
+}
+
+/*
+ * Sees to it that what a row lacks is looked for at the end of its table's
+ * copy.  False where that is behind.  The row stays locked, so that the end
+ * waits for this transaction.
+ */
+static bool
+note_lack(EltStage *stage, StageLog *log)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(stage->source.source_id), log->relation_text};
+	EltSpi		spi;
+
+	if (log->noted_lack)
+		return true;
+	elt_spi_begin(&spi);
+	log->noted_lack = elt_spi_run("UPDATE elt.source_tables SET lacking = true "
+								  "WHERE source_id = $1 AND relation = $2 AND state = 'pending'",
+								  2, types, values, NULL) > 0;
+	elt_spi_end(&spi);
+	return log->noted_lack;
+}
+
+/* Ends the leaf with the rows that were stored otherwise, if it is being written. */
+static void
+make_searchable(EltStage *stage, StageLog *log)
+{
+	int64		width = stage->source.partition_changes;
+
+	if (log->npending > 0)
+		write_pending(stage);
+	if (log->open_leaf != NULL)
+		table_close(log->open_leaf, NoLock);
+	log->open_leaf = NULL;
+	if (elt_stage_next_id(stage) / width == (log->large.changed_at - 1) / width)
+		(void) elt_stage_reserve_leaves(stage, 0);
+	log->large.searchable = true;
 }
 
 /* ---- rows ---- */

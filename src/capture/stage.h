@@ -12,6 +12,9 @@ typedef struct EltStage EltStage;
 
 extern EltStage *elt_stage_create(const EltSource *source);
 
+/* Has a function called from time to time where staging a change takes long. */
+extern void elt_stage_set_alive(EltStage *stage, void (*alive) (void));
+
 /* Forgets what was read of the source's tables, because it may have changed. */
 extern void elt_stage_refresh(EltStage *stage);
 
@@ -48,6 +51,15 @@ typedef struct EltStagedRow
 } EltStagedRow;
 
 extern void elt_stage_restage(EltStage *stage, const char *relation, const EltStagedRow *row);
+
+/*
+ * Looks for the values that a staged row lacks, under the key given: that of
+ * the row, or the one that it had before it moved; with history also before
+ * the copy that is being made.  In the current memory context.  The stage is
+ * to be refreshed afterwards.
+ */
+extern void elt_stage_complete(EltStage *stage, const char *relation, EltStagedRow *row,
+							   int32 key_hash, Jsonb *key, bool history);
 
 /*
  * The change_id of the next row.  All ids given out so far, in this source,

@@ -69,6 +69,7 @@ CREATE TABLE elt.source_tables (
 	copy_error		text,						-- why its copy could not begin
 	copy_retry_at	timestamptz,
 	raw				regclass,					-- its partition of raw staging; NULL until the first change
+	lacking			boolean NOT NULL DEFAULT false,	-- since its copy began, rows were staged without large values that the copy may bring
 	PRIMARY KEY (source_id, relation)
 );
 CREATE INDEX source_tables_raw ON elt.source_tables (raw);	-- readers look for the horizon

@@ -55,3 +55,65 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION elt.keep_large_values(regclass) IS
 	'internal: before a leaf of raw staging is dropped, keeps its large values that are the newest of their key; returns how many rows';
+
+CREATE TABLE elt.relation_files (
+	table_id		bigint PRIMARY KEY REFERENCES elt.source_tables (table_id) ON DELETE CASCADE,
+	filenode		bigint NOT NULL,			-- at the source
+	changed_at		bigint NOT NULL				-- rows with change_ids below were staged before it was this one; 0: none
+);
+COMMENT ON TABLE elt.relation_files IS
+	'the file of each captured relation, and since when it has it: a rewrite stores values out of line that no raw row names as large';
+
+CREATE FUNCTION elt.note_relation_file(source_id bigint, relation text, filenode bigint, change_id bigint) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	log_id bigint;
+	known elt.relation_files;
+	before bigint;
+BEGIN
+	SELECT t.table_id INTO log_id FROM elt.source_tables t WHERE t.source_id = $1 AND t.relation = $2;
+	SELECT * INTO known FROM elt.relation_files f WHERE f.table_id = log_id;
+	IF NOT FOUND THEN
+		-- a copy was here first
+		SELECT (v.facts->>'filenode')::bigint INTO before FROM elt.schema_versions v
+		WHERE v.source_id = $1 AND v.relation = $2 ORDER BY v.version DESC LIMIT 1;
+		INSERT INTO elt.relation_files (table_id, filenode, changed_at)
+		VALUES (log_id, $3, CASE WHEN before <> $3 THEN $4 ELSE 0 END)
+		RETURNING * INTO known;
+	ELSIF known.filenode <> $3 THEN
+		UPDATE elt.relation_files f SET filenode = $3, changed_at = $4 WHERE f.table_id = log_id
+		RETURNING * INTO known;
+	END IF;
+	RETURN known.changed_at;
+END $$;
+COMMENT ON FUNCTION elt.note_relation_file(bigint, text, bigint, bigint) IS
+	'internal: notes the file that a relation has now; returns the change_id below which rows were staged before';
+
+/*
+ * A rewrite may have changed the values of columns whose definition changed,
+ * and of computed ones.  ALTER ... TYPE touches columns of variable length that
+ * it is not about, too: nothing tells those apart.  In doubt they do not hold: what is listed as
+ * unchanged can be made good, a wrong value cannot.
+ */
+CREATE FUNCTION elt.same_columns(source_id bigint, relation text, from_version int, to_version int) RETURNS text[]
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(o->>'name')
+	FROM elt.schema_versions v
+	JOIN elt.schema_versions w USING (source_id, relation, relid)
+	CROSS JOIN LATERAL jsonb_array_elements(v.columns) o
+	CROSS JOIN LATERAL jsonb_array_elements(w.columns) n
+	WHERE v.source_id = $1 AND v.relation = $2 AND v.version = $3 AND w.version = $4
+		AND o->>'name' = n->>'name' AND o->>'type' = n->>'type' AND o->'number' = n->'number'
+		AND NOT EXISTS (SELECT FROM elt.schema_versions b
+						WHERE b.source_id = $1 AND b.relation = $2 AND b.version > $3 AND b.version <= $4
+							AND (b.relid <> v.relid OR b.changes @> '[{"change": "renamed relation"}]'))
+		AND (NOT EXISTS (SELECT FROM elt.schema_versions r
+						 WHERE r.source_id = $1 AND r.relation = $2 AND r.version > $3 AND r.version <= $4 AND r.rewritten)
+			OR (v.facts->'columns'->(o->>'number') = w.facts->'columns'->(n->>'number')
+				AND NOT (w.facts->'columns'->(n->>'number')->>1)::boolean))
+$$;
+COMMENT ON FUNCTION elt.same_columns(bigint, text, int, int) IS
+	'internal: the columns of which a value that was staged with an earlier version is what it is in a later one';

@@ -74,6 +74,7 @@ SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_unresolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.quarantine_resolved', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.parked', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.large_values', '');
+SELECT pg_catalog.pg_extension_config_dump('elt.relation_files', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.oversize_values', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.worker_bounds', '');
 SELECT pg_catalog.pg_extension_config_dump('elt.error_classes', 'WHERE NOT shipped');

@@ -232,6 +232,15 @@ sub resync
 	return;
 }
 
+# Has the fold know that servers were stopped while tables were copied.
+sub interrupted
+{
+	my ($self) = @_;
+
+	$self->{node}->safe_psql('postgres', 'UPDATE w.settings SET interrupted = true');
+	return;
+}
+
 # ---- the judges ----
 
 # All of them, as one subtest; returns whether it passed.

@@ -4,13 +4,16 @@
  * catalogs say of them at that moment.  Randomness is random()'s, so that
  * setseed() repeats a session.
  *
- * w.settings says what raw staging is relied on for (see Workload.pm).
+ * w.settings says what raw staging is relied on for (see Workload.pm), and
+ * whether copies may have been interrupted: what is left of one is read under
+ * a later snapshot, without the rows that changed in between.  The stream
+ * tells these, and the first change of such a row is of a row that is not there.
  */
 CREATE SCHEMA w;
 CREATE SCHEMA fold;
 CREATE EXTENSION IF NOT EXISTS citext WITH SCHEMA public;
 CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA public;
-CREATE TABLE w.settings (relid_known boolean, missing_known boolean);
+CREATE TABLE w.settings (relid_known boolean, missing_known boolean, interrupted boolean NOT NULL DEFAULT false);
 CREATE SEQUENCE w.names;
 
 CREATE TYPE public.mood AS ENUM ('sad', 'it''s "ok"', '', 'ünïcode');
@@ -357,6 +360,8 @@ DECLARE
 	unfilled	text[];
 	name		text;				-- the relation's, so far
 	doubtful	jsonb := '[]';		-- columns whose large values need not be filled in
+	copied		bigint;				-- change_id of the last copy, where it may have been interrupted
+	left_out	boolean;
 BEGIN
 	DELETE FROM w.folded WHERE relation = rel;
 	FOR r IN EXECUTE format('SELECT l.* FROM elt_raw.%I AS l WHERE (relation, schema_version) IN (SELECT v.relation, v.version '
@@ -385,6 +390,11 @@ BEGIN
 		IF unfilled <> '{}' THEN
 			INSERT INTO w.wrong VALUES (r.relation, r.change_id, 'left out as unchanged: ' || unfilled::text);
 		END IF;
+		IF r.op = 'r' OR r.xid = '0' THEN
+			SELECT CASE WHEN interrupted THEN r.change_id END INTO copied FROM w.settings;
+		ELSIF r.op = 't' THEN
+			copied := NULL;
+		END IF;
 		IF r.op = 't' THEN
 			DELETE FROM w.folded WHERE relation = rel;
 			IF r.xid = '0' THEN
@@ -402,7 +412,14 @@ BEGIN
 				RETURNING image INTO have;
 			END IF;
 			GET DIAGNOSTICS hits = ROW_COUNT;
-			IF hits <> 1 THEN
+			left_out := false;
+			IF hits = 0 AND copied IS NOT NULL AND r.key IS NOT NULL THEN
+				EXECUTE format('SELECT NOT EXISTS (SELECT FROM elt_raw.%I WHERE relation = $1 AND key = $2 AND change_id BETWEEN $3 AND $4 - 1)', source)
+					INTO left_out USING r.relation, r.key, copied, r.change_id;
+			END IF;
+			IF left_out THEN
+				have := '{}';
+			ELSIF hits <> 1 THEN
 				INSERT INTO w.wrong VALUES (r.relation, r.change_id, format('%s of %s rows', r.op, hits));
 				have := '{}';
 			ELSIF r.before IS NOT NULL AND NOT have @> w.project(r.before, names) THEN

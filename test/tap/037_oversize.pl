@@ -43,7 +43,8 @@ raw("DELETE FROM big WHERE id NOT IN (4, 13); INSERT INTO big (id, $_") foreach
 	"t) VALUES (12, repeat('x', 900000000)); UPDATE big SET n = 1 WHERE id = 12",
 	"t, total) VALUES (13, repeat('x', 70000000), repeat('x', 70000000)); UPDATE big SET n = 1 WHERE id = 13",
 	"j) SELECT 14, to_jsonb(repeat('x', 40000000))",
-	"\"to%s'tal\") SELECT 15, ARRAY[repeat('x', 20000000), NULL]";
+	"\"to%s'tal\") SELECT 15, ARRAY[repeat('x', 20000000), NULL]",
+	"j) SELECT 16, to_jsonb(array_fill(1e131071::numeric, ARRAY[9000]))";
 raw("SELECT pg_logical_emit_message(true, 'elt', repeat('m', 100000000)); INSERT INTO big (id, t) VALUES (99, 'next')");
 is(raw("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'the stream goes on');
 is(join(',', workers($node, 'capture')), $capture, 'with the same worker');
@@ -58,6 +59,7 @@ is(raw("SELECT string_agg(format('%s %s %s', coalesce(key->>'id', relation), op,
 13 u n=1 t="xxxxxxxxxxxxxxxxxxxxxxxx total={"$oversize": 70000000}
 14 c j={"$oversize": 40000008}
 15 c to%s'tal="{xxxxxxxxxxxxxxxxxxxxxxx
+16 c j={"$oversize": 1073741823}
 elt m {"$oversize": 100000000}
 99 c t="next"
 EOS
@@ -74,10 +76,11 @@ public.big 11 b 100000000
 public.big 12 t 900000000
 public.big 13 total 70000000
 public.big 14 j 40000008
+public.big 16 j 1073741823
 elt - payload 100000000
 EOS
 is(raw("SELECT count(*) FROM elt.oversize_values o JOIN elt_raw.shop r USING (change_id, lsn, commit_lsn) WHERE r.key IS NOT DISTINCT FROM o.key"),
-	'11', 'with the change it belongs to');
+	'12', 'with the change it belongs to');
 poll_ok($node, "SELECT count(*) = 6 FROM elt.alerts WHERE rule = 'oversize_value' AND state = 'firing' AND source = 'shop'", 'and alerted, by column');
 is(raw("SELECT detail FROM elt.alerts WHERE rule = 'oversize_value' AND labels->>'column' = 'payload'"), '1 values of at most 95 MB', 'with the size');
 

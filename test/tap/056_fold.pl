@@ -28,8 +28,9 @@ $load->check('in peace');
 $load->run($seconds / 2, sub { $load->resync });
 $load->check('beside copies');
 
+$load->interrupted;
 srand($seed);
-$load->run($seconds, sub {
+my $crash = sub {
 	$load->resync if $crashes % 2;
 	if ($crashes % 3 == 2)
 	{
@@ -41,7 +42,8 @@ $load->run($seconds, sub {
 	my $killed = kill_hard($pids[0]);
 	$crashes += $killed;
 	return $killed;
-}, 2);
+};
+$load->run($seconds, $crash, 2);
 cmp_ok($crashes, '>', 1, "$crashes crashes");
 $load->check('through crashes');
 
