@@ -357,28 +357,34 @@ follow_relation(EltPipeline *pipeline, const char *relation)
 	pipeline->relation = name;
 }
 
-/* The relation's columns as far as they are known; NIL where they are not. */
+/*
+ * The relation's columns as far as they are known; NIL where they are not.
+ * Of a local table whose shape was not captured yet the catalogs are asked,
+ * whatever the caller may do with it: who may read raw staging sees them there.
+ */
 static List *
 source_columns(const EltSource *source, const char *relation)
 {
 	List	   *columns = elt_schema_columns(source->source_id, relation, 0);
-	RangeVar   *name;
-	Relation	table;
+	List	   *names;
+	Oid			table;
+	Relation	open;
 
-	if (columns != NIL || source->conninfo != NULL)
+	if (columns != NIL || source->conninfo != NULL || strncmp(relation, "message:", 8) == 0)
 		return columns;
-	name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
-	table = table_openrv_extended(name, AccessShareLock, true);
-	if (table == NULL)
+	names = elt_qualified_name_list(relation);
+	table = get_relname_relid(strVal(lsecond(names)), get_namespace_oid(strVal(linitial(names)), true));
+	open = OidIsValid(table) ? try_table_open(table, AccessShareLock) : NULL;
+	if (open == NULL)
 		return NIL;
-	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
+	for (int i = 0; i < RelationGetNumberOfAttributes(open); i++)
 	{
-		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(table), i);
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(open), i);
 
 		if (!attribute->attisdropped)
 			columns = lappend(columns, pstrdup(NameStr(attribute->attname)));
 	}
-	table_close(table, NoLock);
+	table_close(open, NoLock);
 	return columns;
 }
 

@@ -288,7 +288,11 @@ elt_target_key_index(Relation target, List *key)
 	return found;
 }
 
-/* Unique at once for all rows, over exactly these columns. */
+/*
+ * Unique at once for all rows, over exactly these columns.  Whether there are
+ * a predicate and expressions is read off the tuple: to build them would run
+ * functions of the table's owner that are constant, as whoever is here.
+ */
 static bool
 index_is_key(Oid index_oid, Relation target, List *key)
 {
@@ -299,7 +303,8 @@ index_is_key(Oid index_oid, Relation target, List *key)
 
 	matches = form->indisunique && form->indimmediate && form->indisvalid &&
 		IndexRelationGetNumberOfKeyAttributes(index) == list_length(key) &&
-		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
 	foreach(lc, key)
 	{
 		if (index_position(index, get_attnum(RelationGetRelid(target), lfirst(lc))) < 0)
