@@ -63,11 +63,22 @@ elt_target_check(const EltPipeline *pipeline)
 				 errdetail("The table had OID %u.", pipeline->target),
 				 errhint("Create the table %s again, or name another one with elt.alter_pipeline(%s, target => ...); the pipeline then resumes by itself.",
 						 pipeline->target_name, quote_literal_cstr(pipeline->name))));
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+	if (kind == RELKIND_FOREIGN_TABLE && !pipeline->append)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a foreign table", get_rel_name(pipeline->target)),
+				 errdetail("No unique index of a foreign table is known here."),
+				 errhint("Use mode append, or let a server that has elt capture this source by itself.")));
+	if (kind == RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a view", get_rel_name(pipeline->target)),
+				 errhint("Let the pipeline write to the view's table; what a trigger of the view does can be done in a transform.")));
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", get_rel_name(pipeline->target)),
-				 errhint("The target of a pipeline is a table or a partitioned table.")));
+				 errhint("The target of a pipeline is a table, a partitioned table, or with mode append a foreign table.")));
 	if (get_rel_persistence(pipeline->target) == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
