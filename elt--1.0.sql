@@ -118,7 +118,8 @@ CREATE TABLE elt.pipelines (
 	search_path		text NOT NULL,				-- as it was when the pipeline was made
 	version			int NOT NULL DEFAULT 1,
 	state			text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'blocked')),
-	last_error		text,
+	last_error		text,						-- as the owner sees it
+	error_summary	text,						-- the same without what may be a row's data, for pg_monitor
 	last_error_at	timestamptz,
 	blocked_by		text CHECK (blocked_by IN ('systemic', 'breaker')),	-- why; kept while paused, so that it goes on with a probe
 	blocked_since	timestamptz,
@@ -1779,7 +1780,8 @@ CREATE VIEW elt.stat_pipelines WITH (security_barrier) AS
 		   c.changes_read, c.rows_written, q.quarantined_open, k.parked,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.5) AS latency_p50_ms,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.99) AS latency_p99_ms,
-		   p.last_error, p.last_error_at, p.blocked_by
+		   CASE WHEN pg_has_role(p.owner::oid, 'USAGE') THEN p.last_error ELSE p.error_summary END AS last_error,
+		   p.last_error_at, p.blocked_by
 	FROM elt.pipelines p
 	CROSS JOIN LATERAL elt.pipeline_backlog(p.name) b
 	CROSS JOIN LATERAL (
@@ -2856,7 +2858,7 @@ AS $$
 	UNION ALL
 	SELECT format('pipeline %s', p.name), p.state = 'running',
 		   CASE p.state WHEN 'blocked' THEN 'critical' ELSE 'warning' END,
-		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.last_error END),
+		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.error_summary END),
 		   CASE p.state WHEN 'blocked' THEN 'Its position holds; it is tried again by itself, at most 5 minutes apart, once the cause is mended.'
 						WHEN 'paused' THEN format('SELECT elt.resume_pipeline(%L)', p.name) END
 	FROM elt.pipelines p

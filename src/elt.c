@@ -22,6 +22,7 @@
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 
@@ -43,6 +44,7 @@ void
 _PG_init(void)
 {
 	elt_guc_define();
+	elt_owner_install_hook();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

@@ -28,4 +28,10 @@ extern void elt_owner_leave(const EltOwnerScope *scope);
  */
 extern void elt_owner_clean_session(void);
 
+/*
+ * Lets walsenders plan as the owner of the table that is read, so that what is
+ * planted on it does not run as who copies it.
+ */
+extern void elt_owner_install_hook(void);
+
 #endif							/* ELT_OWNER_H */

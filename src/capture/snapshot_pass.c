@@ -38,6 +38,7 @@
 #include "capture/snapshot_pass.h"
 #include "catalog/pg_type.h"
 #include "control/worker.h"
+#include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -77,6 +78,7 @@ typedef struct Taken
 	char	   *at;
 } Taken;
 
+static void guard_session(EltStream *stream);
 static List *candidates(const EltSource *source, bool *later);
 static List *measure(const EltSource *source, EltStream *stream, List *tables);
 static List *choose(List *tables);
@@ -139,8 +141,25 @@ elt_pass_connect(const EltSource *source, EltStream **stream)
 	*stream = elt_stream_connect(source->conninfo, psprintf("elt %s snapshot", source->name));
 	MemoryContextSwitchTo(context);
 	elt_stream_check_server(*stream);
+	guard_session(*stream);
 	elt_worker_commit();
 	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Tables are read as somebody else than their owners, who may have planted
+ * something on them: see owner.c.  Who is no superuser may not load a library,
+ * and has only rights to lose that it was granted.
+ */
+static void
+guard_session(EltStream *stream)
+{
+	PGresult   *result = elt_stream_query(stream, "SELECT pg_catalog.current_setting('is_superuser')", PGRES_TUPLES_OK);
+	bool		superuser = strcmp(PQgetvalue(result, 0, 0), "on") == 0;
+
+	PQclear(result);
+	if (superuser)
+		PQclear(elt_stream_query(stream, "LOAD '" ELT_LIBRARY "'", PGRES_COMMAND_OK));
 }
 
 /* ---- begin ---- */

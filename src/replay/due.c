@@ -24,6 +24,7 @@
 #include "replay/resolve.h"
 #include "replication/origin.h"
 #include "transform/quarantine.h"
+#include "transform/summary.h"
 #include "utils/timestamp.h"
 
 #define CLAIM_MS	5000		/* for how long other workers keep off what
@@ -81,7 +82,7 @@ elt_due_run(EltPipeline *pipeline)
 		MemoryContextSwitchTo(context);
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("pipeline \"%s\" could not try its waiting changes again: %s", pipeline->name, error->message)));
+				 errmsg("pipeline \"%s\" could not try its waiting changes again: %s", pipeline->name, elt_summary_for_all(error))));
 		next = TimestampTzPlusMilliseconds(elt_clock_now(), BACKOFF_MS);
 	}
 	elt_worker_mark_writes(origin);

@@ -113,7 +113,8 @@ CREATE TABLE elt.pipelines (
 	search_path		text NOT NULL,				-- as it was when the pipeline was made
 	version			int NOT NULL DEFAULT 1,
 	state			text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'blocked')),
-	last_error		text,
+	last_error		text,						-- as the owner sees it
+	error_summary	text,						-- the same without what may be a row's data, for pg_monitor
 	last_error_at	timestamptz,
 	blocked_by		text CHECK (blocked_by IN ('systemic', 'breaker')),	-- why; kept while paused, so that it goes on with a probe
 	blocked_since	timestamptz,

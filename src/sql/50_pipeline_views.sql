@@ -6,7 +6,8 @@ CREATE VIEW elt.stat_pipelines WITH (security_barrier) AS
 		   c.changes_read, c.rows_written, q.quarantined_open, k.parked,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.5) AS latency_p50_ms,
 		   elt.latency_quantile_ms(p.pipeline_id, 0.99) AS latency_p99_ms,
-		   p.last_error, p.last_error_at, p.blocked_by
+		   CASE WHEN pg_has_role(p.owner::oid, 'USAGE') THEN p.last_error ELSE p.error_summary END AS last_error,
+		   p.last_error_at, p.blocked_by
 	FROM elt.pipelines p
 	CROSS JOIN LATERAL elt.pipeline_backlog(p.name) b
 	CROSS JOIN LATERAL (

@@ -138,7 +138,7 @@ AS $$
 	UNION ALL
 	SELECT format('pipeline %s', p.name), p.state = 'running',
 		   CASE p.state WHEN 'blocked' THEN 'critical' ELSE 'warning' END,
-		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.last_error END),
+		   concat_ws('; ', p.state, CASE WHEN p.state = 'blocked' THEN p.error_summary END),
 		   CASE p.state WHEN 'blocked' THEN 'Its position holds; it is tried again by itself, at most 5 minutes apart, once the cause is mended.'
 						WHEN 'paused' THEN format('SELECT elt.resume_pipeline(%L)', p.name) END
 	FROM elt.pipelines p

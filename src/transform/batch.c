@@ -44,6 +44,7 @@
 #include "transform/breaker.h"
 #include "transform/isolate.h"
 #include "transform/runner.h"
+#include "transform/summary.h"
 #include "transform/target.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -100,7 +101,6 @@ static EltBatchEnd run_again(Batch *batch, const ErrorData *error);
 static EltBatchEnd block(Batch *batch, const ErrorData *error, bool breaker);
 static EltBatchEnd shrink(Batch *batch);
 static void roll_back(Batch *batch);
-static char *summary_of(const ErrorData *error);
 static void note_unblocked(Batch *batch);
 static void note_latency(Batch *batch);
 
@@ -522,12 +522,12 @@ run_again(Batch *batch, const ErrorData *error)
 	roll_back(batch);
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
-			 errmsg("pipeline \"%s\" runs a batch again: %s", pipeline->name, error->message)));
+			 errmsg("pipeline \"%s\" runs a batch again: %s", pipeline->name, elt_summary_for_all(error))));
 	if (++pipeline->retries == VISIBLE_RETRIES)
 	{
 		elt_worker_begin_work(pipeline->name);
 		MemoryContextSwitchTo(context);
-		elt_pipeline_note_error(pipeline->pipeline_id, summary_of(error));
+		elt_pipeline_note_error(pipeline->pipeline_id, error);
 		elt_worker_commit();
 		MemoryContextSwitchTo(context);
 	}
@@ -539,16 +539,15 @@ block(Batch *batch, const ErrorData *error, bool breaker)
 {
 	EltPipeline *pipeline = batch->work.pipeline;
 	MemoryContext context = CurrentMemoryContext;
-	char	   *summary = summary_of(error);
 	Datum		fingerprints = breaker ? elt_breaker_fingerprints(&batch->work) : (Datum) 0;
 
 	roll_back(batch);
 	if (pipeline->state != 'b')
 		ereport(LOG,
-				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, summary)));
+				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, elt_summary_for_all(error))));
 	elt_worker_begin_work(pipeline->name);
 	MemoryContextSwitchTo(context);
-	elt_pipeline_set_blocked(pipeline->pipeline_id, summary, breaker, pipeline->probes);
+	elt_pipeline_set_blocked(pipeline->pipeline_id, error, breaker, pipeline->probes);
 	if (breaker)
 		elt_breaker_hold_back(pipeline->pipeline_id, pipeline->version, fingerprints);
 	elt_worker_commit();
@@ -597,13 +596,6 @@ roll_back(Batch *batch)
 		elt_worker_commit();
 		MemoryContextSwitchTo(context);
 	}
-}
-
-static char *
-summary_of(const ErrorData *error)
-{
-	return psprintf("%s: %s%s%s", unpack_sql_state(error->sqlerrcode), error->message,
-					error->hint ? " HINT: " : "", error->hint ? error->hint : "");
 }
 
 /* After the commit: what failed before does not count any more, and what was held back is due. */

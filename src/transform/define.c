@@ -27,6 +27,7 @@
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/parser.h"
+#include "transform/caution.h"
 #include "transform/log.h"
 #include "transform/options.h"
 #include "transform/pipeline.h"
@@ -53,7 +54,6 @@ static char *find_relation(const EltSource *source, const char *relation);
 static bool relation_is_known(const EltSource *source, const char *relation, char **known);
 static void follow_relation(EltPipeline *pipeline, const char *relation);
 static List *read_key(Datum key);
-static void warn_of_target_owner(const EltPipeline *pipeline);
 static void check_key(EltPipeline *pipeline);
 static List *default_key(const EltPipeline *pipeline, Relation target);
 static void check_history(const EltPipeline *pipeline, const EltPipelineOptions *options);
@@ -175,7 +175,6 @@ check_definition(EltPipeline *pipeline, const EltSource *source)
 
 	elt_options_read(pipeline->options, pipeline->append, &options);
 	elt_target_check(pipeline);
-	warn_of_target_owner(pipeline);
 	if (pipeline->history)
 		check_history(pipeline, &options);
 	if (options.soft_deletes)
@@ -194,6 +193,7 @@ check_definition(EltPipeline *pipeline, const EltSource *source)
 				 errmsg("the transform of pipeline \"%s\" uses a volatile function", pipeline->name),
 				 errdetail("A replay of raw staging would not give the same rows again."),
 				 errhint("Use columns of changes such as commit_ts instead, or pass the option {\"allow_volatile\": true}.")));
+	elt_caution(pipeline, source);
 }
 
 static void
@@ -357,28 +357,34 @@ follow_relation(EltPipeline *pipeline, const char *relation)
 	pipeline->relation = name;
 }
 
-/* The relation's columns as far as they are known; NIL where they are not. */
+/*
+ * The relation's columns as far as they are known; NIL where they are not.
+ * Of a local table whose shape was not captured yet the catalogs are asked,
+ * whatever the caller may do with it: who may read raw staging sees them there.
+ */
 static List *
 source_columns(const EltSource *source, const char *relation)
 {
 	List	   *columns = elt_schema_columns(source->source_id, relation, 0);
-	RangeVar   *name;
-	Relation	table;
+	List	   *names;
+	Oid			table;
+	Relation	open;
 
-	if (columns != NIL || source->conninfo != NULL)
+	if (columns != NIL || source->conninfo != NULL || strncmp(relation, "message:", 8) == 0)
 		return columns;
-	name = makeRangeVarFromNameList(elt_qualified_name_list(relation));
-	table = table_openrv_extended(name, AccessShareLock, true);
-	if (table == NULL)
+	names = elt_qualified_name_list(relation);
+	table = get_relname_relid(strVal(lsecond(names)), get_namespace_oid(strVal(linitial(names)), true));
+	open = OidIsValid(table) ? try_table_open(table, AccessShareLock) : NULL;
+	if (open == NULL)
 		return NIL;
-	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
+	for (int i = 0; i < RelationGetNumberOfAttributes(open); i++)
 	{
-		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(table), i);
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(open), i);
 
 		if (!attribute->attisdropped)
 			columns = lappend(columns, pstrdup(NameStr(attribute->attname)));
 	}
-	table_close(table, NoLock);
+	table_close(open, NoLock);
 	return columns;
 }
 
@@ -403,24 +409,6 @@ read_key(Datum key)
 		names = lappend(names, TextDatumGetCString(elements[i]));
 	}
 	return names;
-}
-
-/* What a table's owner attaches to it runs as the pipeline's owner. */
-static void
-warn_of_target_owner(const EltPipeline *pipeline)
-{
-	Relation	target = table_open(pipeline->target, AccessShareLock);
-	Oid			owner = target->rd_rel->relowner;
-
-	if (superuser_arg(pipeline->owner) && !superuser_arg(owner))
-		ereport(WARNING,
-				(errcode(ERRCODE_WARNING),
-				 errmsg("triggers, defaults and constraints of table \"%s\" will run with a superuser's rights",
-						RelationGetRelationName(target)),
-				 errdetail("The table belongs to role \"%s\", who is no superuser and may add some.",
-						   GetUserNameFromId(owner, false)),
-				 errhint("Create the pipeline as that role.")));
-	table_close(target, NoLock);
 }
 
 /* An upsert needs a key that a unique index enforces; an append has none. */
@@ -449,6 +437,7 @@ check_key(EltPipeline *pipeline)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("table \"%s\" has no primary key", RelationGetRelationName(target)),
+					 errdetail("One that is deferrable does not do."),
 					 errhint("Add one, name the columns of a unique index as key, or use mode append.")));
 		if (!OidIsValid(elt_target_key_index(target, elt_target_unique_columns(pipeline))))
 			ereport(ERROR,

@@ -57,6 +57,7 @@
 #include "transform/isolate.h"
 #include "transform/limit.h"
 #include "transform/runner.h"
+#include "transform/summary.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -603,6 +604,7 @@ elt_isolate_try(EltWork *work, void (*attempt) (EltWork *work))
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		elt_summary_note_origin(error);
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 

@@ -63,11 +63,22 @@ elt_target_check(const EltPipeline *pipeline)
 				 errdetail("The table had OID %u.", pipeline->target),
 				 errhint("Create the table %s again, or name another one with elt.alter_pipeline(%s, target => ...); the pipeline then resumes by itself.",
 						 pipeline->target_name, quote_literal_cstr(pipeline->name))));
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+	if (kind == RELKIND_FOREIGN_TABLE && !pipeline->append)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a foreign table", get_rel_name(pipeline->target)),
+				 errdetail("No unique index of a foreign table is known here."),
+				 errhint("Use mode append, or let a server that has elt capture this source by itself.")));
+	if (kind == RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a view", get_rel_name(pipeline->target)),
+				 errhint("Let the pipeline write to the view's table; what a trigger of the view does can be done in a transform.")));
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", get_rel_name(pipeline->target)),
-				 errhint("The target of a pipeline is a table or a partitioned table.")));
+				 errhint("The target of a pipeline is a table, a partitioned table, or with mode append a foreign table.")));
 	if (get_rel_persistence(pipeline->target) == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -288,7 +299,11 @@ elt_target_key_index(Relation target, List *key)
 	return found;
 }
 
-/* Unique at once for all rows, over exactly these columns. */
+/*
+ * Unique at once for all rows, over exactly these columns.  Whether there are
+ * a predicate and expressions is read off the tuple: to build them would run
+ * functions of the table's owner that are constant, as whoever is here.
+ */
 static bool
 index_is_key(Oid index_oid, Relation target, List *key)
 {
@@ -299,7 +314,8 @@ index_is_key(Oid index_oid, Relation target, List *key)
 
 	matches = form->indisunique && form->indimmediate && form->indisvalid &&
 		IndexRelationGetNumberOfKeyAttributes(index) == list_length(key) &&
-		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
 	foreach(lc, key)
 	{
 		if (index_position(index, get_attnum(RelationGetRelid(target), lfirst(lc))) < 0)

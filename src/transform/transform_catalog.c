@@ -10,6 +10,7 @@
 #include "control/registry.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "transform/summary.h"
 #include "transform/transform_catalog.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -58,20 +59,21 @@ elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status)
 
 /* Of several workers whose probes fail at the same time the first one says when the next is due. */
 void
-elt_pipeline_set_blocked(int64 pipeline_id, const char *error, bool breaker, int probes)
+elt_pipeline_set_blocked(int64 pipeline_id, const ErrorData *error, bool breaker, int probes)
 {
-	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(error),
-	Int32GetDatum(Min(300, 1 << Min(probes, 9))), CStringGetTextDatum(breaker ? "breaker" : "systemic")};
+	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(elt_summary(error)),
+		Int32GetDatum(Min(300, 1 << Min(probes, 9))), CStringGetTextDatum(breaker ? "breaker" : "systemic"),
+	CStringGetTextDatum(elt_summary_for_all(error))};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.pipelines SET state = 'blocked', last_error = $2, last_error_at = clock_timestamp(), "
+	elt_spi_run("UPDATE elt.pipelines SET state = 'blocked', last_error = $2, error_summary = $5, last_error_at = clock_timestamp(), "
 				"blocked_by = CASE WHEN blocked_by = 'breaker' THEN blocked_by ELSE $4 END, "
 				"blocked_since = coalesce(blocked_since, clock_timestamp()), "
 				"next_probe_at = clock_timestamp() + make_interval(secs => $3), probes = probes + 1 "
 				"WHERE pipeline_id = $1 AND state <> 'paused' "
-				"AND (next_probe_at <= clock_timestamp()) IS NOT FALSE", 4, types, values, NULL);
+				"AND (next_probe_at <= clock_timestamp()) IS NOT FALSE", lengthof(types), types, values, NULL);
 	elt_spi_end(&spi);
 	elt_config_changed();
 }
@@ -147,15 +149,16 @@ elt_pipeline_note_truncate(int64 pipeline_id, TimestampTz at)
 }
 
 void
-elt_pipeline_note_error(int64 pipeline_id, const char *error)
+elt_pipeline_note_error(int64 pipeline_id, const ErrorData *error)
 {
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(error)};
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(pipeline_id), CStringGetTextDatum(elt_summary(error)),
+	CStringGetTextDatum(elt_summary_for_all(error))};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
-	elt_spi_run("UPDATE elt.pipelines SET last_error = $2, last_error_at = clock_timestamp() "
-				"WHERE pipeline_id = $1", 2, types, values, NULL);
+	elt_spi_run("UPDATE elt.pipelines SET last_error = $2, error_summary = $3, last_error_at = clock_timestamp() "
+				"WHERE pipeline_id = $1", lengthof(types), types, values, NULL);
 	elt_spi_end(&spi);
 }
 

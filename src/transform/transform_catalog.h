@@ -31,7 +31,7 @@ extern bool elt_pipeline_status(EltPipeline *pipeline, EltPipelineStatus *status
  * what somebody has paused meanwhile stays so.  resume is what a user asks
  * for: what was blocked is probed at once.
  */
-extern void elt_pipeline_set_blocked(int64 pipeline_id, const char *error, bool breaker, int probes);
+extern void elt_pipeline_set_blocked(int64 pipeline_id, const ErrorData *error, bool breaker, int probes);
 extern void elt_pipeline_set_running(int64 pipeline_id);
 extern void elt_pipeline_resume(int64 pipeline_id);
 extern void elt_pipeline_probe_now(int64 pipeline_id);
@@ -43,7 +43,7 @@ extern void elt_pipeline_probe_now(int64 pipeline_id);
 extern bool elt_pipeline_hold_unblocked(int64 pipeline_id);
 
 /* Shows why a pipeline does not get on, without a change of its state. */
-extern void elt_pipeline_note_error(int64 pipeline_id, const char *error);
+extern void elt_pipeline_note_error(int64 pipeline_id, const ErrorData *error);
 
 /* Remembers a truncate of the source that was not applied, for the alert. */
 extern void elt_pipeline_note_truncate(int64 pipeline_id, TimestampTz at);
