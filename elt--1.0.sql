@@ -1372,7 +1372,7 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit, group (settles together with others of it)';
 
 CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';
@@ -1603,6 +1603,13 @@ CREATE FUNCTION elt.session_is_alive(pid int, backend_start timestamptz) RETURNS
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$ SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = $1 AND a.backend_start = $2) $$;
 COMMENT ON FUNCTION elt.session_is_alive(int, timestamptz) IS 'whether the session with this pid and start is still there';
+/* How many changes a batch should read; see src/transform/batch_size.c. */
+
+CREATE FUNCTION elt.batch_size_after(size int, changes double precision, elapsed_ms double precision,
+	target_ms double precision, max int) RETURNS int
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_batch_size_after';
+COMMENT ON FUNCTION elt.batch_size_after(int, double precision, double precision, double precision, int) IS
+	'how many changes a worker reads next, after a batch of a size that read so many changes and took so long; target_ms is elt.batch_time, max the option or setting batch_changes';
 /* What runs, and waiting for it. */
 
 CREATE FUNCTION elt.is_preloaded() RETURNS boolean

@@ -24,6 +24,7 @@ extern int	elt_scale_down_window_s;
 extern int	elt_idle_timeout_s;
 extern int	elt_batch_changes;	/* changes read per batch of a pipeline */
 extern int	elt_batch_bytes_kb; /* kB read per batch of a pipeline */
+extern int	elt_batch_time_ms;	/* that a batch should take; 0: not heeded */
 extern int	elt_raw_partition_changes;	/* change_ids per leaf partition */
 #define ELT_MAX_SNAPSHOT_WORKERS	16
 extern int	elt_snapshot_workers;	/* per source */
