@@ -29,6 +29,7 @@ int			elt_raw_partition_changes = 4194304;
 int			elt_snapshot_workers = 2;
 int			elt_snapshot_rate_kb = 0;
 int			elt_transform_time_limit_ms = 60000;
+int			elt_max_parked_per_key = 10000;
 int			elt_quarantine_retention_s = 30 * 86400;
 int			elt_raw_retention_s = 7 * 86400;
 int			elt_max_raw_size_mb = 0;
@@ -165,6 +166,13 @@ elt_guc_define(void)
 							&elt_transform_time_limit_ms,
 							60000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.max_parked_per_key",
+							"Parked changes of one key whose excess raises the alert parked_overflow.",
+							"They are parked all the same, or the rest would have to stop. 0 sets no limit.",
+							&elt_max_parked_per_key,
+							10000, 0, INT_MAX,
+							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.quarantine_retention",
 							"How long resolved rows of elt.quarantine are kept.",

@@ -31,6 +31,7 @@ extern int	elt_snapshot_workers;	/* per source */
 extern int	elt_snapshot_rate_kb;	/* kB/s per source; 0: no limit */
 extern int	elt_transform_time_limit_ms;	/* of a pipeline's SQL on one
 											 * batch; 0: none */
+extern int	elt_max_parked_per_key; /* read by SQL; 0: no limit */
 extern int	elt_quarantine_retention_s; /* how long resolved rows are kept;
 										 * -1: for ever */
 extern int	elt_source_timeout_ms;	/* silence after which a connection is
