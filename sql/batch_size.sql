@@ -2,8 +2,8 @@
 \set target 500
 \set most 10000
 
--- a full batch that was fast: doubled, up to the bound
-SELECT elt.batch_size_after(1000, 1000, 10, :target, :most) AS doubled,
+-- a full batch that was fast: fourfold, up to the bound
+SELECT elt.batch_size_after(1000, 1000, 10, :target, :most) AS fourfold,
 	elt.batch_size_after(8000, 8000, 10, :target, :most) AS bound,
 	elt.batch_size_after(1000, 1000, 400, :target, :most) AS to_the_target,
 	elt.batch_size_after(1000, 1300, 0, :target, :most) AS no_time_at_all;

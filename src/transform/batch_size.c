@@ -7,7 +7,7 @@
  * change costs is a matter of the transform, the target and its triggers, so
  * it is learnt from batch to batch, per pipeline and process.
  *
- * Sizes double at most, and only after a batch that was full: one that found
+ * Sizes grow fourfold at most, and only after a batch that was full: one that found
  * little says nothing about a larger one.  They shrink to a quarter at most, so
  * that a single batch that waited for a lock does not cost many small ones.
  */
@@ -16,7 +16,7 @@
 #include "fmgr.h"
 #include "transform/batch_size.h"
 
-#define GROW	2
+#define GROW	4
 #define SHRINK	4
 
 PG_FUNCTION_INFO_V1(elt_batch_size_after);

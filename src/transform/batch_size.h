@@ -6,7 +6,7 @@
 #define ELT_BATCH_SIZE_H
 
 /* The size that a pipeline's first batch in a process has, if as many are allowed. */
-#define ELT_BATCH_SIZE_FIRST	1000
+#define ELT_BATCH_SIZE_FIRST	100
 
 /*
  * The size for the next batch, from 1 to max, after one of "size" that read

@@ -57,13 +57,13 @@ sub read_by
 
 # ---- a slow pipeline: 30 s of work, at 10 ms for each change ----
 
-my $alone = freshness(5);
+my $alone = freshness(2);
 $node->safe_psql('postgres', <<'EOS');
 INSERT INTO big SELECT g, g / 7, 1 FROM generate_series(1, 3000) g;
 SELECT elt.create_pipeline('slow', 's', 'big', 'dw.slow', 'SELECT dw.nap((record->>''id'')::int, 0.01) AS id FROM changes', options => '{"allow_volatile": true}');
 EOS
 poll_ok($node, "SELECT count(*) > 0 FROM dw.slow", 'the slow pipeline has begun');
-my $beside = freshness(8);
+my $beside = freshness(5);
 cmp_ok($beside, '<', 5, sprintf('beside the slow one fast ones are at most %.1f s old (alone %.1f s)', $beside, $alone));
 my $read = read_by('slow');
 cmp_ok($read, '<', 3000, "the slow one was still at it, at $read changes");
@@ -79,7 +79,7 @@ SELECT elt.create_pipeline('light', 's', 'big', 'dw.slow', 'SELECT dw.nap((recor
 SELECT elt.create_pipeline('heavy', 's', 'big', 'dw.heavy', 'SELECT dw.nap((record->>''id'')::int, 0.002) AS id FROM changes', options => '{"allow_volatile": true, "batch_changes": 20, "weight": 50}');
 COMMIT;
 EOS
-poll_ok($node, "SELECT sum(changes_read) > 1000 FROM elt.checkpoints JOIN elt.pipelines USING (pipeline_id) WHERE name = 'heavy'", 'the heavier one has read 1,000');
+poll_ok($node, "SELECT sum(changes_read) > 1000 FROM elt.checkpoints JOIN elt.pipelines USING (pipeline_id) WHERE name = 'heavy'", 'the heavier one is ahead');
 my ($light, $heavy) = (read_by('light'), read_by('heavy'));
 cmp_ok($light, '>', 0, "the lighter one took part: $light to $heavy");
 cmp_ok($light, '<', $heavy / 2, 'with less');
@@ -91,7 +91,7 @@ $node->safe_psql('postgres', "TRUNCATE dw.slow; SELECT elt.create_pipeline('lock
 is($node->safe_psql('postgres', "SELECT elt.wait_for('locked')"), 't', 'all is settled');
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN; LOCK TABLE dw.slow IN ACCESS EXCLUSIVE MODE');
-my $locked = freshness(8);
+my $locked = freshness(4);
 cmp_ok($locked, '<', 10, sprintf('beside a locked target the others are at most %.1f s old', $locked));
 poll_ok($node, "SELECT last_error LIKE '55P03%' FROM elt.stat_pipelines WHERE pipeline = 'locked'", 'the locked one says why it waits');
 $holder->query_safe('COMMIT');
