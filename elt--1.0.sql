@@ -1439,7 +1439,7 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit, weight (10), group (settles together with others of it)';
 
 CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';
@@ -1670,6 +1670,13 @@ CREATE FUNCTION elt.session_is_alive(pid int, backend_start timestamptz) RETURNS
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$ SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = $1 AND a.backend_start = $2) $$;
 COMMENT ON FUNCTION elt.session_is_alive(int, timestamptz) IS 'whether the session with this pid and start is still there';
+/* How many changes a batch should read; see src/transform/batch_size.c. */
+
+CREATE FUNCTION elt.batch_size_after(size int, changes double precision, elapsed_ms double precision,
+	target_ms double precision, max int) RETURNS int
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'elt_batch_size_after';
+COMMENT ON FUNCTION elt.batch_size_after(int, double precision, double precision, double precision, int) IS
+	'how many changes a worker reads next, after a batch of a size that read so many changes and took so long; target_ms is elt.batch_time, max the option or setting batch_changes';
 /* What runs, and waiting for it. */
 
 CREATE FUNCTION elt.is_preloaded() RETURNS boolean
@@ -1806,15 +1813,18 @@ COMMENT ON VIEW elt.backlog IS 'what waits in raw staging for each pipeline, and
 -- keys are data: only for who owns the pipeline
 CREATE VIEW elt.blocked_keys WITH (security_barrier) AS
 	SELECT p.name AS pipeline, q.key, count(*) AS quarantined, k.parked,
-		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since
+		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since,
+		   k.oldest_parked_at,
+		   k.parked > pg_catalog.current_setting('elt.max_parked_per_key')::bigint
+			   AND pg_catalog.current_setting('elt.max_parked_per_key')::bigint > 0 AS overflow
 	FROM elt.pipelines p
 	JOIN elt.quarantine_unresolved q USING (pipeline_id)
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS parked FROM elt.parked k
+		SELECT count(*) AS parked, min(k.parked_at) AS oldest_parked_at FROM elt.parked k
 		WHERE k.pipeline_id = q.pipeline_id AND k.key_hash = q.key_hash AND k.key IS NOT DISTINCT FROM q.key) k
 	WHERE p.ordering = 'strict' AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
-	GROUP BY p.name, q.key, q.key_hash, k.parked;
-COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved';
+	GROUP BY p.name, q.key, q.key_hash, k.parked, k.oldest_parked_at;
+COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved; overflow: more than elt.max_parked_per_key';
 
 CREATE VIEW elt.progress_replay WITH (security_barrier) AS
 	SELECT r.run_id, r.pipeline, r.phase, r.done, r.total, s.rate,
@@ -1936,6 +1946,9 @@ INSERT INTO elt.alert_rules
 	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
 	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
 	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
+	('parked_overflow', 'warning', NULL, '0', '0', '1 min',
+	 'changes parked behind one key (threshold: elt.max_parked_per_key)',
+	 'See elt.blocked_keys where overflow is true: replay, patch or discard the quarantined change that the key waits for.'),
 	('oversize_value', 'warning', NULL, '0', '0', '10 s',
 	 'values of a column that were too large to be staged, in the last 10 minutes',
 	 'See elt.oversize_values: raw staging has their size only. Leave the column out of the publication, or fetch the values from the source.'),
@@ -2406,6 +2419,21 @@ BEGIN
 				 concat_ws(': ', s.lost_reason, s.last_error)))
 				AS m (rule, value, detail)
 			WHERE s.home = home_id AND (s.start_lsn IS NOT NULL OR m.rule = 'slot_lost') AND m.value IS NOT NULL AND m.rule = ANY (rules);
+	END IF;
+
+	-- counted only where there is enough to matter; keys are data, and are not told
+	IF 'parked_overflow' = ANY (rules) AND current_setting('elt.max_parked_per_key')::bigint > 0
+		AND EXISTS (SELECT FROM elt.parked OFFSET current_setting('elt.max_parked_per_key')::bigint) THEN
+		RETURN QUERY SELECT 'parked_overflow', jsonb_build_object('pipeline', p.name, 'source', s.name, 'value', k.largest,
+				'threshold', k.threshold, 'detail', format('%s key(s) of the pipeline have more than %s parked changes', k.keys, k.threshold))
+			FROM (SELECT o.pipeline_id, t.threshold, max(o.parked) AS largest, count(*) AS keys
+				  FROM (SELECT coalesce(r.threshold, current_setting('elt.max_parked_per_key')::double precision) AS threshold
+						FROM elt.alert_rules r WHERE r.rule = 'parked_overflow') t,
+					   LATERAL (SELECT c.pipeline_id, count(*) AS parked FROM elt.parked c
+								GROUP BY c.pipeline_id, c.key_hash HAVING count(*) > t.threshold) o
+				  GROUP BY o.pipeline_id, t.threshold) k
+			JOIN elt.pipelines p USING (pipeline_id)
+			JOIN elt.sources s ON s.source_id = p.source_id;
 	END IF;
 
 	IF 'raw_size' = ANY (rules) AND pg_size_bytes(current_setting('elt.max_raw_size')) > 0 THEN

@@ -144,6 +144,8 @@ typedef struct EltPipeline
 	TimestampTz next_probe_at;	/* blocked: when the next attempt is due */
 	int			probes;
 	int			retries;		/* in a row, by this process */
+	int			batch_size;		/* changes that this process reads at once; 0:
+								 * as configured */
 } EltPipeline;
 
 extern EltPipeline *elt_catalog_pipeline(const char *name, bool missing_ok);

@@ -24,10 +24,12 @@ int			elt_scale_down_window_s = 60;
 int			elt_idle_timeout_s = 60;
 int			elt_batch_changes = 10000;
 int			elt_batch_bytes_kb = 8192;
+int			elt_batch_time_ms = 500;
 int			elt_raw_partition_changes = 4194304;
 int			elt_snapshot_workers = 2;
 int			elt_snapshot_rate_kb = 0;
 int			elt_transform_time_limit_ms = 60000;
+int			elt_max_parked_per_key = 10000;
 int			elt_quarantine_retention_s = 30 * 86400;
 int			elt_raw_retention_s = 7 * 86400;
 int			elt_max_raw_size_mb = 0;
@@ -117,7 +119,7 @@ elt_guc_define(void)
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.batch_changes",
-							"Changes that a pipeline reads per batch.",
+							"Most changes that a pipeline reads per batch.",
 							"A pipeline's option batch_changes goes before it.",
 							&elt_batch_changes,
 							10000, 1, 1000000,
@@ -129,6 +131,13 @@ elt_guc_define(void)
 							&elt_batch_bytes_kb,
 							8192, 64, 262144,
 							PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.batch_time",
+							"How long a batch should take: workers read so many changes, up to elt.batch_changes.",
+							"0: always elt.batch_changes.",
+							&elt_batch_time_ms,
+							500, 0, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.raw_partition_changes",
 							"Change ids that one leaf partition of raw staging covers.",
@@ -157,6 +166,13 @@ elt_guc_define(void)
 							&elt_transform_time_limit_ms,
 							60000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("elt.max_parked_per_key",
+							"Parked changes of one key whose excess raises the alert parked_overflow.",
+							"They are parked all the same, or the rest would have to stop. 0 sets no limit.",
+							&elt_max_parked_per_key,
+							10000, 0, INT_MAX,
+							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("elt.quarantine_retention",
 							"How long resolved rows of elt.quarantine are kept.",

@@ -24,12 +24,14 @@ extern int	elt_scale_down_window_s;
 extern int	elt_idle_timeout_s;
 extern int	elt_batch_changes;	/* changes read per batch of a pipeline */
 extern int	elt_batch_bytes_kb; /* kB read per batch of a pipeline */
+extern int	elt_batch_time_ms;	/* that a batch should take; 0: not heeded */
 extern int	elt_raw_partition_changes;	/* change_ids per leaf partition */
 #define ELT_MAX_SNAPSHOT_WORKERS	16
 extern int	elt_snapshot_workers;	/* per source */
 extern int	elt_snapshot_rate_kb;	/* kB/s per source; 0: no limit */
 extern int	elt_transform_time_limit_ms;	/* of a pipeline's SQL on one
 											 * batch; 0: none */
+extern int	elt_max_parked_per_key; /* read by SQL; 0: no limit */
 extern int	elt_quarantine_retention_s; /* how long resolved rows are kept;
 										 * -1: for ever */
 extern int	elt_source_timeout_ms;	/* silence after which a connection is

@@ -13,7 +13,7 @@ CREATE FUNCTION elt.create_pipeline(
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_create_pipeline';
 COMMENT ON FUNCTION elt.create_pipeline(text, text, text, regclass, text, text, text[], text, jsonb) IS
 	'applies the changes of a relation (schema.table, or message:<topic>) to a table, by column name or through a SELECT over "changes", as the role that calls; returns the pipeline''s id. '
-	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit';
+	'Options: lanes (16), batch_changes, max_workers, deletes and truncate (apply or ignore; append ignores truncate unless told), allow_volatile, unmarked_output, breaker (true), time_limit, weight (10), group (settles together with others of it)';
 
 CREATE FUNCTION elt.replace_transform(name text, transform text) RETURNS int
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'elt_replace_transform';

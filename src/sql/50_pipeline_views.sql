@@ -32,15 +32,18 @@ COMMENT ON VIEW elt.backlog IS 'what waits in raw staging for each pipeline, and
 -- keys are data: only for who owns the pipeline
 CREATE VIEW elt.blocked_keys WITH (security_barrier) AS
 	SELECT p.name AS pipeline, q.key, count(*) AS quarantined, k.parked,
-		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since
+		   min(q.change_id) AS first_change_id, min(q.first_failed_at) AS blocked_since,
+		   k.oldest_parked_at,
+		   k.parked > pg_catalog.current_setting('elt.max_parked_per_key')::bigint
+			   AND pg_catalog.current_setting('elt.max_parked_per_key')::bigint > 0 AS overflow
 	FROM elt.pipelines p
 	JOIN elt.quarantine_unresolved q USING (pipeline_id)
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS parked FROM elt.parked k
+		SELECT count(*) AS parked, min(k.parked_at) AS oldest_parked_at FROM elt.parked k
 		WHERE k.pipeline_id = q.pipeline_id AND k.key_hash = q.key_hash AND k.key IS NOT DISTINCT FROM q.key) k
 	WHERE p.ordering = 'strict' AND pg_catalog.pg_has_role(p.owner::oid, 'USAGE')
-	GROUP BY p.name, q.key, q.key_hash, k.parked;
-COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved';
+	GROUP BY p.name, q.key, q.key_hash, k.parked, k.oldest_parked_at;
+COMMENT ON VIEW elt.blocked_keys IS 'keys whose changes are parked until their quarantined change is resolved; overflow: more than elt.max_parked_per_key';
 
 CREATE VIEW elt.progress_replay WITH (security_barrier) AS
 	SELECT r.run_id, r.pipeline, r.phase, r.done, r.total, s.rate,

@@ -84,6 +84,9 @@ INSERT INTO elt.alert_rules
 	('truncate_ignored', 'warning', NULL, '0', '0', '10 s',
 	 'a source''s table was truncated and the pipeline is told not to follow, for a day',
 	 'Truncate the target by hand if it is to follow, and CALL elt.replay for what came after.'),
+	('parked_overflow', 'warning', NULL, '0', '0', '1 min',
+	 'changes parked behind one key (threshold: elt.max_parked_per_key)',
+	 'See elt.blocked_keys where overflow is true: replay, patch or discard the quarantined change that the key waits for.'),
 	('oversize_value', 'warning', NULL, '0', '0', '10 s',
 	 'values of a column that were too large to be staged, in the last 10 minutes',
 	 'See elt.oversize_values: raw staging has their size only. Leave the column out of the publication, or fetch the values from the source.'),
@@ -554,6 +557,21 @@ BEGIN
 				 concat_ws(': ', s.lost_reason, s.last_error)))
 				AS m (rule, value, detail)
 			WHERE s.home = home_id AND (s.start_lsn IS NOT NULL OR m.rule = 'slot_lost') AND m.value IS NOT NULL AND m.rule = ANY (rules);
+	END IF;
+
+	-- counted only where there is enough to matter; keys are data, and are not told
+	IF 'parked_overflow' = ANY (rules) AND current_setting('elt.max_parked_per_key')::bigint > 0
+		AND EXISTS (SELECT FROM elt.parked OFFSET current_setting('elt.max_parked_per_key')::bigint) THEN
+		RETURN QUERY SELECT 'parked_overflow', jsonb_build_object('pipeline', p.name, 'source', s.name, 'value', k.largest,
+				'threshold', k.threshold, 'detail', format('%s key(s) of the pipeline have more than %s parked changes', k.keys, k.threshold))
+			FROM (SELECT o.pipeline_id, t.threshold, max(o.parked) AS largest, count(*) AS keys
+				  FROM (SELECT coalesce(r.threshold, current_setting('elt.max_parked_per_key')::double precision) AS threshold
+						FROM elt.alert_rules r WHERE r.rule = 'parked_overflow') t,
+					   LATERAL (SELECT c.pipeline_id, count(*) AS parked FROM elt.parked c
+								GROUP BY c.pipeline_id, c.key_hash HAVING count(*) > t.threshold) o
+				  GROUP BY o.pipeline_id, t.threshold) k
+			JOIN elt.pipelines p USING (pipeline_id)
+			JOIN elt.sources s ON s.source_id = p.source_id;
 	END IF;
 
 	IF 'raw_size' = ANY (rules) AND pg_size_bytes(current_setting('elt.max_raw_size')) > 0 THEN

@@ -19,12 +19,22 @@
  *					earlier run of the server has ended it
  *
  * Where it is known which change was read last, the window is cut right before
- * and behind it; else it is a sixteenth of the one that failed.  A single
- * change that has ended MAX_DEATHS workers or servers is quarantined without
- * another try.  Rows are deleted once all lanes are past them.
+ * and behind it; else it is a sixteenth of the one that failed.  A change that
+ * has ended MAX_DEATHS workers or servers, once at least when it was tried
+ * alone, is quarantined without another try.  What it ended as one of many
+ * counts only where it was seen to be at work.  Rows are deleted once all lanes
+ * are past them.
  *
  * A worker that an administrator ends in the middle of user code is taken for
- * one that its change has ended: that costs some short batches.
+ * one that its change has ended: that costs some short batches, and once alone
+ * the change goes through.
+ *
+ * A server that crashes takes along what was announced, whoever was to blame.
+ * So nobody else on the server applies an announced batch while a single
+ * change is tried that was there when it crashed before: the lock of trials is
+ * taken by that one alone, and shared by the others.  One that crashes for
+ * another reason, such as a kill -9 of some session, counts against a change
+ * only where it was just being tried alone, and one such time is not enough.
  *
  * Cost: per batch some stores into the slot, and none in tables: whether there
  * are rows is seen with the pipeline's status.
@@ -36,12 +46,13 @@
 #include "control/worker.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/lock.h"
 #include "transform/attempt.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #define PROBATION_MS	10000
-#define MAX_DEATHS		3
+#define MAX_DEATHS		2
 #define SHRINK			16
 
 static EltTrying last;			/* what was begun last */
@@ -114,7 +125,9 @@ elt_attempt_limit(EltWork *work, EltLogRequest *request)
 
 	note_crashes(pipeline_id);
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT first_change, changes, coalesce(suspect, 0), deaths, sqlstate FROM elt.attempts "
+	rows = elt_spi_run("SELECT first_change, changes, coalesce(suspect, 0), "
+					   "CASE WHEN deaths > 0 THEN deaths + (SELECT count(*) FROM elt.attempts w WHERE w.pipeline_id = a.pipeline_id "
+					   "AND w.suspect = a.first_change AND w.changes > 1 AND w.deaths > 0) ELSE 0 END, sqlstate FROM elt.attempts a "
 					   "WHERE pipeline_id = $1 AND last_change > $2 AND deaths + overruns > 0", 2, types, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -141,6 +154,7 @@ elt_attempt_limit(EltWork *work, EltLogRequest *request)
 			max_changes = changes / 2;
 		else
 			max_changes = changes / SHRINK;
+		work->suspected |= deaths > 0;
 		if (suspect > after + 1)
 			request->upto = Min(request->upto, suspect - 1);
 		request->max_changes = Min(request->max_changes, Max(max_changes, 1));
@@ -239,6 +253,20 @@ elt_attempt_announce(EltWork *work)
 	ForceSyncCommit();			/* a crash must not take it along */
 }
 
+/*
+ * Before an announced batch is applied, to the end of its transaction.  False
+ * where another batch is on trial: to be tried again.
+ */
+bool
+elt_attempt_hold_trial(const EltWork *work)
+{
+	LOCKTAG		tag;
+	bool		on_trial = work->suspected && work->window->nrows == 1;
+
+	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, 5);
+	return LockAcquire(&tag, on_trial ? ExclusiveLock : ShareLock, false, !on_trial) != LOCKACQUIRE_NOT_AVAIL;
+}
+
 void
 elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change)
 {
@@ -248,7 +276,9 @@ elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change)
 
 	elt_spi_begin(&spi);
 	elt_spi_run("UPDATE elt.attempts SET trying = NULL "
-				"WHERE pipeline_id = $1 AND first_change = $2 AND last_change = $3", 3, types, values, NULL);
+				"WHERE pipeline_id = $1 AND first_change = $2 AND last_change = $3 AND deaths + overruns > 0", 3, types, values, NULL);
+	elt_spi_run("DELETE FROM elt.attempts "
+				"WHERE pipeline_id = $1 AND first_change = $2 AND last_change = $3 AND deaths + overruns = 0", 3, types, values, NULL);
 	elt_spi_end(&spi);
 }
 

@@ -29,6 +29,7 @@ extern void elt_attempt_limit(EltWork *work, EltLogRequest *request);
 /* Whether the server has started so lately that batches are announced. */
 extern bool elt_attempt_on_probation(void);
 extern void elt_attempt_announce(EltWork *work);
+extern bool elt_attempt_hold_trial(const EltWork *work);
 
 /* The announced batch was given up, which is no crash. */
 extern void elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change);

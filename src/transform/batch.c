@@ -42,9 +42,9 @@
 #include "transform/attempt.h"
 #include "transform/batch.h"
 #include "transform/breaker.h"
+#include "transform/give_up.h"
 #include "transform/isolate.h"
 #include "transform/runner.h"
-#include "transform/summary.h"
 #include "transform/target.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -53,7 +53,6 @@
 #include "utils/timestamp.h"
 
 #define TARGET_LOCK_TIMEOUT_MS	"1000"
-#define VISIBLE_RETRIES	3		/* in a row, before last_error tells */
 
 typedef struct Batch
 {
@@ -96,13 +95,8 @@ static void truncate_target(EltWork *work);
 static void cut_window(Batch *batch);
 static void settle(Batch *batch);
 static bool proves_well(const Batch *batch);
-static EltBatchEnd give_up(Batch *batch);
-static EltBatchEnd run_again(Batch *batch, const ErrorData *error);
-static EltBatchEnd block(Batch *batch, const ErrorData *error, bool breaker);
-static EltBatchEnd shrink(Batch *batch);
-static void roll_back(Batch *batch);
+static void roll_back(void *arg);
 static void note_unblocked(Batch *batch);
-static void note_latency(Batch *batch);
 
 EltBatchEnd
 elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
@@ -137,7 +131,8 @@ elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max_changes,
 	{
 		if (end == ELT_BATCH_DONE || end == ELT_BATCH_MORE)
 			pipeline->retries = 0;
-		note_latency(batch);
+		if (batch->work.window != NULL)
+			elt_batch_note_latency(pipeline->pipeline_id, batch->work.window->rows, batch->work.settled);
 		if (batch->unblocked)
 			note_unblocked(batch);
 		if (batch->counts.read > 0)
@@ -196,7 +191,7 @@ run(Batch *batch, int max_lanes, int64 max_changes)
 		return run(batch, max_lanes, max_changes);
 	}
 	if (batch->work.error != NULL)
-		return give_up(batch);
+		return elt_give_up(&batch->work, roll_back, batch);
 	if (batch->dropped)
 	{
 		roll_back(batch);
@@ -254,6 +249,11 @@ run_leased(Batch *batch, int64 max_changes)
 			batch->first_announced = work->window->rows[0]->change_id;
 			batch->last_announced = work->window->rows[work->window->nrows - 1]->change_id;
 			return ELT_BATCH_MORE;
+		}
+		if (batch->announced && !elt_attempt_hold_trial(work))
+		{
+			batch->dropped = true;
+			return ELT_BATCH_RETRY;
 		}
 		if (!elt_isolate_apply(work) || !may_commit(batch))
 			return ELT_BATCH_RETRY;
@@ -341,7 +341,10 @@ read_window(Batch *batch, int64 max_changes)
 	bool		wanted[ELT_MAX_LANES] = {false};
 	EltLogRequest request = {0};
 	int			configured = work->options.batch_changes ? work->options.batch_changes : elt_batch_changes;
+	bool		cut = (max_changes != 0);
 
+	if (work->pipeline->batch_size > 0)
+		configured = Min(configured, work->pipeline->batch_size);
 	if (careful.pipeline_id == work->pipeline->pipeline_id &&
 		(max_changes == 0 || max_changes > careful.max_changes))
 		max_changes = careful.max_changes;
@@ -356,7 +359,7 @@ read_window(Batch *batch, int64 max_changes)
 	request.nlanes = work->pipeline->lanes;
 	request.max_changes = (int) (max_changes > 0 ? Min(max_changes, configured) : configured);
 	request.max_bytes = elt_batch_bytes_kb * (int64) 1024;
-	request.whole_commits = (max_changes == 0);
+	request.whole_commits = !cut;
 	request.one_schema_version = (work->pipeline->transform == NULL);
 	if (elt_breaker_is_probe(work))
 	{
@@ -493,92 +496,10 @@ proves_well(const Batch *batch)
 	return batch->counts.drained || batch->counts.read > work->parked;
 }
 
-/*
- * Rolls back.  In the caller's transaction that is the caller's decision, so
- * the error goes on to it.
- */
-static EltBatchEnd
-give_up(Batch *batch)
-{
-	ErrorData  *error = batch->work.error;
-	const char *class = batch->work.error_class;
-
-	if (!batch->work.own_transaction)
-		ReThrowError(error);
-	if (strcmp(class, "transient") == 0)
-		return run_again(batch, error);
-	if (strcmp(class, "overrun") == 0)
-		return shrink(batch);
-	return block(batch, error, strcmp(class, "breaker") == 0);
-}
-
-/* A pipeline that does not get on for a while shows why. */
-static EltBatchEnd
-run_again(Batch *batch, const ErrorData *error)
-{
-	EltPipeline *pipeline = batch->work.pipeline;
-	MemoryContext context = CurrentMemoryContext;
-
-	roll_back(batch);
-	ereport(LOG,
-			(errcode(error->sqlerrcode),
-			 errmsg("pipeline \"%s\" runs a batch again: %s", pipeline->name, elt_summary_for_all(error))));
-	if (++pipeline->retries == VISIBLE_RETRIES)
-	{
-		elt_worker_begin_work(pipeline->name);
-		MemoryContextSwitchTo(context);
-		elt_pipeline_note_error(pipeline->pipeline_id, error);
-		elt_worker_commit();
-		MemoryContextSwitchTo(context);
-	}
-	return ELT_BATCH_RETRY;
-}
-
-static EltBatchEnd
-block(Batch *batch, const ErrorData *error, bool breaker)
-{
-	EltPipeline *pipeline = batch->work.pipeline;
-	MemoryContext context = CurrentMemoryContext;
-	Datum		fingerprints = breaker ? elt_breaker_fingerprints(&batch->work) : (Datum) 0;
-
-	roll_back(batch);
-	if (pipeline->state != 'b')
-		ereport(LOG,
-				(errmsg("pipeline \"%s\" is blocked: %s", pipeline->name, elt_summary_for_all(error))));
-	elt_worker_begin_work(pipeline->name);
-	MemoryContextSwitchTo(context);
-	elt_pipeline_set_blocked(pipeline->pipeline_id, error, breaker, pipeline->probes);
-	if (breaker)
-		elt_breaker_hold_back(pipeline->pipeline_id, pipeline->version, fingerprints);
-	elt_worker_commit();
-	MemoryContextSwitchTo(context);
-	return ELT_BATCH_BLOCKED;
-}
-
-/* Several changes took too long together: the next windows there are smaller, and come at once. */
-static EltBatchEnd
-shrink(Batch *batch)
-{
-	EltPipeline *pipeline = batch->work.pipeline;
-	EltTrying	trying = elt_attempt_last();
-	MemoryContext context = CurrentMemoryContext;
-
-	roll_back(batch);
-	ereport(LOG,
-			(errcode(ERRCODE_QUERY_CANCELED),
-			 errmsg("pipeline \"%s\" tries smaller batches: %d changes took longer than its time limit",
-					pipeline->name, trying.changes)));
-	elt_worker_begin_work(pipeline->name);
-	MemoryContextSwitchTo(context);
-	elt_attempt_note_overrun(pipeline->pipeline_id, &trying);
-	elt_worker_commit();
-	MemoryContextSwitchTo(context);
-	return ELT_BATCH_MORE;
-}
-
 static void
-roll_back(Batch *batch)
+roll_back(void *arg)
 {
+	Batch	   *batch = arg;
 	EltPipeline *pipeline = batch->work.pipeline;
 	MemoryContext context = CurrentMemoryContext;
 
@@ -614,21 +535,19 @@ note_unblocked(Batch *batch)
  * After the commit: how long each change took from its commit at the source.
  * Copied rows were committed long before they were captured.
  */
-static void
-note_latency(Batch *batch)
+void
+elt_batch_note_latency(int64 pipeline_id, EltLogRow **rows, int nrows)
 {
-	EltWork    *work = &batch->work;
 	TimestampTz now = GetCurrentTimestamp();
 
-	for (int i = 0; work->window != NULL && i < work->settled;)
+	for (int i = 0; i < nrows;)
 	{
-		EltLogRow **row = &work->window->rows[i];
 		int			n = 1;
 
-		while (i + n < work->settled && row[n]->commit_ts == row[0]->commit_ts && row[n]->op == row[0]->op)
+		while (i + n < nrows && rows[i + n]->commit_ts == rows[i]->commit_ts && rows[i + n]->op == rows[i]->op)
 			n++;
-		if (row[0]->op != ELT_OP_SNAPSHOT)
-			elt_stats_latency(work->pipeline->pipeline_id, Max(now - row[0]->commit_ts, 0), n);
+		if (rows[i]->op != ELT_OP_SNAPSHOT)
+			elt_stats_latency(pipeline_id, Max(now - rows[i]->commit_ts, 0), n);
 		i += n;
 	}
 }

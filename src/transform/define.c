@@ -28,6 +28,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parser.h"
 #include "transform/caution.h"
+#include "transform/group.h"
 #include "transform/log.h"
 #include "transform/options.h"
 #include "transform/pipeline.h"
@@ -180,6 +181,7 @@ check_definition(EltPipeline *pipeline, const EltSource *source)
 	if (options.soft_deletes)
 		check_soft_deletes(pipeline);
 	check_key(pipeline);
+	elt_group_check(pipeline);
 	if (pipeline->transform == NULL && elt_pipeline_topic(pipeline) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

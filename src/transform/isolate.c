@@ -37,7 +37,8 @@
  *
  * A transaction should not hold more than MAX_SUBTRANSACTIONS subtransactions
  * that wrote: before there are more, the rest is left to the next batch.  So
- * it is where the batch has taken longer than the time limit.
+ * it is where the batch has taken longer than the time limit.  Both wait for
+ * the end of a source transaction, up to twice as many subtransactions.
  */
 #include "postgres.h"
 
@@ -87,6 +88,8 @@ static struct
 }			failing = {0, 0};
 
 static bool apply_window(EltWork *work);
+static void load_blocked_keys(EltWork *work);
+static int	rest_of_commit(const EltWork *work);
 static int	chunk_between(int gap);
 static bool apply_chunk(EltWork *work, int n, bool *failed);
 static int	find_suspect(EltWork *work, int n);
@@ -101,7 +104,6 @@ static void park(EltWork *work, EltLogRow **rows, int nrows);
 static void supersede(EltWork *work, EltLogRow **rows, int nrows);
 static void note_passed(EltWork *work, EltLogRow **rows, int nrows);
 static EltChangeKind kind_of(const EltWork *work, const EltLogRow *row);
-static bool stops(EltWork *work, ErrorData *error);
 static bool stops_overrun(EltWork *work, ErrorData *error);
 static bool takes_long(const EltWork *work, TimestampTz start);
 static ErrorData *try_rows(EltWork *work, EltLogRow **rows, int nrows, bool in_order);
@@ -132,20 +134,24 @@ apply_window(EltWork *work)
 
 	if (work->pipeline->history && work->settled == 0)
 		elt_collapse_transactions(window->desc, window->rows, window->nrows);
-	work->blocked = elt_blocked_keys_create();
-	if (work->status.unresolved && work->pipeline->ordering != 'u' && window->nrows > 0)
-		elt_blocked_keys_load(work->blocked, work->pipeline->pipeline_id, window->rows, window->nrows);
-
+	load_blocked_keys(work);
 	if (work->doomed != 0 && window->nrows == 1)
 		return apply_singles(work, 1);
 
-	while (work->settled < window->nrows && work->subtransactions < MAX_SUBTRANSACTIONS &&
-		   !takes_long(work, start))
+	while (work->settled < window->nrows)
 	{
 		int			end = suspect >= 0 ? suspect : window->nrows;
 		int			n = Min(chunk, end - work->settled);
 		bool		failed;
 
+		if (work->subtransactions >= MAX_SUBTRANSACTIONS || takes_long(work, start))
+		{
+			int			rest = rest_of_commit(work);
+
+			if (rest == 0 || work->subtransactions >= 2 * MAX_SUBTRANSACTIONS)
+				break;
+			n = Min(n, rest);
+		}
 		if (n == 0)
 		{
 			/*
@@ -177,7 +183,7 @@ apply_window(EltWork *work)
 			chunk = Max(SINGLES, n / 2);
 		else
 		{
-			if (work->subtransactions + n > MAX_SUBTRANSACTIONS)
+			if (work->subtransactions + n > MAX_SUBTRANSACTIONS && rest_of_commit(work) == 0)
 				break;
 			if (!apply_singles(work, n))
 				return false;
@@ -189,6 +195,66 @@ apply_window(EltWork *work)
 	failing.pipeline_id = work->pipeline->pipeline_id;
 	failing.gap = nfailures > 0 ? gap : 0;
 	return true;
+}
+
+static void
+load_blocked_keys(EltWork *work)
+{
+	EltLogWindow *window = work->window;
+
+	work->blocked = elt_blocked_keys_create();
+	if (work->status.unresolved && work->pipeline->ordering != 'u' && window->nrows > 0)
+		elt_blocked_keys_load(work->blocked, work->pipeline->pipeline_id, window->rows, window->nrows);
+}
+
+EltIsolateParts *
+elt_isolate_divide(EltWork *work)
+{
+	EltLogWindow *window = work->window;
+	EltIsolateParts *parts = palloc0(sizeof(EltIsolateParts));
+	EltLogRow **selected = palloc(Max(window->nrows, 1) * sizeof(EltLogRow *));
+	int			nselected;
+
+	load_blocked_keys(work);
+	parts->parked = palloc(Max(window->nrows, 1) * sizeof(EltLogRow *));
+	parts->deletes = palloc(Max(window->nrows, 1) * sizeof(EltLogRow *));
+	parts->writes = palloc(Max(window->nrows, 1) * sizeof(EltLogRow *));
+	nselected = select_rows(work, window->nrows, selected, &parts->in_order);
+	for (int i = 0; i < window->nrows; i++)
+	{
+		if (!is_ignored(work, window->rows[i]) && is_parked(work, window->rows[i]))
+			parts->parked[parts->nparked++] = window->rows[i];
+	}
+	for (int i = 0; i < nselected; i++)
+	{
+		if (kind_of(work, selected[i]) == ELT_CHANGE_DELETE && !parts->in_order &&
+			!work->pipeline->history && !work->options.soft_deletes)
+			parts->deletes[parts->ndeletes++] = selected[i];
+		else
+			parts->writes[parts->nwrites++] = selected[i];
+	}
+	return parts;
+}
+
+void
+elt_isolate_passed(EltWork *work, const EltIsolateParts *parts)
+{
+	park(work, parts->parked, parts->nparked);
+	supersede(work, parts->deletes, parts->ndeletes);
+	supersede(work, parts->writes, parts->nwrites);
+	work->settled += work->window->nrows;
+}
+
+/* How many changes of the source transaction that is settled in part are still to come. */
+static int
+rest_of_commit(const EltWork *work)
+{
+	EltLogRow **rows = work->window->rows;
+	int			next = work->settled;
+
+	while (next > 0 && next < work->window->nrows && rows[next]->commit_lsn == rows[next - 1]->commit_lsn)
+		next++;
+	return next - work->settled;
 }
 
 /* How many changes to apply at once where one in so many fails. */
@@ -223,7 +289,7 @@ apply_chunk(EltWork *work, int n, bool *failed)
 		if (error != NULL)
 		{
 			*failed = true;
-			return !stops(work, error);
+			return !elt_isolate_stops(work, error);
 		}
 	}
 
@@ -303,7 +369,7 @@ apply_singles(EltWork *work, int n)
 		{
 			Failure    *failure;
 
-			if (row->change_id != work->doomed && stops(work, error))
+			if (row->change_id != work->doomed && elt_isolate_stops(work, error))
 				return false;
 			failure = palloc(sizeof(Failure));
 			failure->row = row;
@@ -513,8 +579,8 @@ kind_of(const EltWork *work, const EltLogRow *row)
 /* ---- errors ---- */
 
 /* True where the error is for the whole batch; else work->class says what it means for a change. */
-static bool
-stops(EltWork *work, ErrorData *error)
+bool
+elt_isolate_stops(EltWork *work, ErrorData *error)
 {
 	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
 
@@ -564,7 +630,7 @@ void
 elt_isolate_give_up(EltWork *work, ErrorData *error)
 {
 	work->tried = 0;
-	if (!stops(work, error))
+	if (!elt_isolate_stops(work, error))
 	{
 		work->error = error;
 		work->error_class = "systemic";

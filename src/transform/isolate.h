@@ -62,7 +62,10 @@ typedef struct EltWork
 								 * changes) */
 	EltBreaker	breaker;
 
-	/* a change that is not to be tried, see attempt.c; 0: none */
+	/* see attempt.c: the window may have ended a worker, or a server ... */
+	bool		suspected;
+
+	/* ... a change that is not to be tried; 0: none */
 	int64		doomed;
 	int			deaths;
 	char		death_sqlstate[6];
@@ -96,5 +99,35 @@ extern ErrorData *elt_isolate_try(EltWork *work, void (*attempt) (EltWork *work)
 
 /* Notes that the batch cannot go on: an error that is not of single changes. */
 extern void elt_isolate_give_up(EltWork *work, ErrorData *error);
+
+/*
+ * For who applies the windows of several pipelines at once (group.c):
+ *
+ * elt_isolate_divide
+ *		What of the window is to be applied, deletes apart from writes where
+ *		they need not be in order, and what is parked.
+ *
+ * elt_isolate_passed
+ *		It was applied: parks, supersedes, and settles the window.
+ *
+ * elt_isolate_stops
+ *		True where an error is for the whole batch, as work->error and
+ *		work->error_class say; else work->class tells what it means for a
+ *		change.
+ */
+typedef struct EltIsolateParts
+{
+	EltLogRow **deletes;
+	int			ndeletes;
+	EltLogRow **writes;
+	int			nwrites;
+	bool		in_order;		/* the writes must be applied in their order */
+	EltLogRow **parked;
+	int			nparked;
+} EltIsolateParts;
+
+extern EltIsolateParts *elt_isolate_divide(EltWork *work);
+extern void elt_isolate_passed(EltWork *work, const EltIsolateParts *parts);
+extern bool elt_isolate_stops(EltWork *work, ErrorData *error);
 
 #endif							/* ELT_ISOLATE_H */

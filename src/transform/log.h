@@ -95,6 +95,9 @@ typedef struct EltLogBacklog
 extern EltLogWindow *elt_log_read(const EltLogRequest *request);
 extern int64 elt_log_tail(Oid raw);
 
+/* The change_id that readers stop before while a copy is made, else PG_INT64_MAX. */
+extern int64 elt_log_horizon(Oid raw);
+
 /* Returns where to walk on from: upto, once all of that was seen. */
 extern int64 elt_log_walk(const EltLogWalk *walk);
 extern void elt_log_measure(Oid raw, const char *topic, const int64 *positions, int nlanes,

@@ -60,7 +60,7 @@ static void close_leaf(EltLogScan *scan);
 static void add_row(EltLogScan *scan);
 static void look_at_key(EltLogScan *scan, EltLogRow *row);
 static int	compare_rows(const void *a, const void *b);
-static int64 horizon_of(Oid raw);
+
 static BlockNumber find_block(Relation leaf, int64 after);
 static int64 first_change_id(Relation leaf, BlockNumber block);
 
@@ -359,7 +359,7 @@ elt_log_leaves(Oid raw, int *nleaves)
 	if (partition == NULL)
 		return NULL;
 
-	horizon = horizon_of(raw);
+	horizon = elt_log_horizon(raw);
 	desc = RelationGetPartitionDesc(partition, true);
 	leaves = palloc(Max(desc->nparts, 1) * sizeof(EltLogLeaf));
 	bounds = desc->boundinfo;
@@ -390,8 +390,8 @@ elt_log_leaves(Oid raw, int *nleaves)
  * The change_id that readers of a log stop before, under the active snapshot;
  * PG_INT64_MAX where no copy is made.
  */
-static int64
-horizon_of(Oid raw)
+int64
+elt_log_horizon(Oid raw)
 {
 	Oid			schema = get_namespace_oid("elt", true);
 	Oid			table_oid = get_relname_relid("source_tables", schema);

@@ -14,9 +14,12 @@
 #define DEFAULT_LANES	16
 #define MAX_BATCH		1000000
 #define MAX_WORKERS		64
+#define DEFAULT_WEIGHT	10
+#define MAX_WEIGHT		1000
 
 static const char *const option_names[] = {
-	"lanes", "batch_changes", "max_workers", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit"
+	"lanes", "batch_changes", "max_workers", "deletes", "truncate", "allow_volatile", "unmarked_output", "breaker", "time_limit",
+	"weight", "group"
 };
 
 static void require_object(Jsonb *json);
@@ -27,6 +30,7 @@ static bool read_bool(const char *name, JsonbValue *value);
 static bool read_apply(const char *name, JsonbValue *value, const char *third);
 static bool is_word(JsonbValue *value, const char *word);
 static int	read_duration_ms(const char *name, JsonbValue *value);
+static const char *read_name(const char *name, JsonbValue *value);
 
 void
 elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
@@ -39,6 +43,8 @@ elt_options_read(Jsonb *json, bool append, EltPipelineOptions *options)
 	options->lanes = DEFAULT_LANES;
 	options->batch_changes = 0;
 	options->max_workers = 0;
+	options->weight = DEFAULT_WEIGHT;
+	options->group = NULL;
 	options->apply_deletes = true;
 	options->soft_deletes = false;
 	options->alert_truncate = false;
@@ -109,7 +115,7 @@ require_known(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown pipeline option \"%s\"", name),
-			 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile, unmarked_output, breaker and time_limit.")));
+			 errhint("The options are lanes, batch_changes, max_workers, deletes, truncate, allow_volatile, unmarked_output, breaker, time_limit, weight and group.")));
 }
 
 static void
@@ -146,6 +152,10 @@ read_option(const char *name, JsonbValue *value, EltPipelineOptions *options)
 		options->breaker = read_bool(name, value);
 	else if (strcmp(name, "time_limit") == 0)
 		options->time_limit_ms = read_duration_ms(name, value);
+	else if (strcmp(name, "weight") == 0)
+		options->weight = read_int(name, value, 1, MAX_WEIGHT);
+	else if (strcmp(name, "group") == 0)
+		options->group = read_name(name, value);
 	else
 		require_known(name);
 }
@@ -226,4 +236,16 @@ read_duration_ms(const char *name, JsonbValue *value)
 				 errdetail("A number means milliseconds; 0 means no limit."),
 				 errhint("Pass it with a unit, such as {\"%s\": \"90 s\"}; units are ms, s, min, h and d.", name)));
 	return duration_ms;
+}
+
+static const char *
+read_name(const char *name, JsonbValue *value)
+{
+	if (value->type != jbvString || value->val.string.len == 0 || value->val.string.len >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is not a name", name),
+				 errdetail("A name has up to %d bytes.", NAMEDATALEN - 1),
+				 errhint("Pass it as a JSON string, such as {\"%s\": \"shop\"}.", name)));
+	return pnstrdup(value->val.string.val, value->val.string.len);
 }

@@ -13,6 +13,9 @@ typedef struct EltPipelineOptions
 	int			lanes;
 	int			batch_changes;	/* 0: as the setting elt.batch_changes says */
 	int			max_workers;	/* at this pipeline at a time; 0: all */
+	int			weight;			/* of its share of a worker's time */
+	const char *group;			/* of pipelines that settle together; NULL:
+								 * none */
 	bool		apply_deletes;	/* or mark the rows, see soft_deletes */
 	bool		soft_deletes;
 	bool		apply_truncate;

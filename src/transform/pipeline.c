@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "transform/batch.h"
+#include "transform/group.h"
 #include "transform/log.h"
 #include "transform/pipeline.h"
 #include "transform/transform_catalog.h"
@@ -139,7 +140,8 @@ elt_pipeline_lock(const EltPipeline *pipeline)
 /*
  * elt_transform
  *		Works on a pipeline here and now, in the caller's transaction, until
- *		nothing is left or max_changes are read.
+ *		nothing is left or max_changes are read.  A pipeline of a group brings
+ *		the whole group along.
  */
 Datum
 elt_transform(PG_FUNCTION_ARGS)
@@ -148,6 +150,7 @@ elt_transform(PG_FUNCTION_ARGS)
 	int64		limit = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	EltBatchCounts counts = {0};
 	EltBatchEnd end = ELT_BATCH_MORE;
+	List	   *group = elt_group_of(pipeline);
 	TupleDesc	desc;
 	Datum		values[6];
 	bool		nulls[6] = {false};
@@ -164,7 +167,10 @@ elt_transform(PG_FUNCTION_ARGS)
 	while (end == ELT_BATCH_MORE && (limit == 0 || counts.read < limit))
 	{
 		CHECK_FOR_INTERRUPTS();
-		end = elt_batch_run(pipeline, pipeline->lanes, limit ? limit - counts.read : 0, &counts, false);
+		if (group != NIL)
+			end = elt_group_run(group, limit ? limit - counts.read : 0, &counts, false);
+		else
+			end = elt_batch_run(pipeline, pipeline->lanes, limit ? limit - counts.read : 0, &counts, false);
 	}
 
 	values[0] = Int64GetDatum(counts.read);

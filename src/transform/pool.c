@@ -2,11 +2,15 @@
  * pool.c
  *	  The transform worker.
  *
- * Any worker of the pool works on any pipeline of its database: it goes round
- * the running ones, batch by batch, as long as one of them has something new,
- * and sleeps when none has.  Who commits to raw staging wakes one idle worker;
- * a worker that finds more than one batch wakes the next.  How many there are,
- * and when one leaves, is the supervisor's business (scaler.c).
+ * Any worker of the pool works on any pipeline of its database, batch by
+ * batch, as long as one of them has something new, and sleeps when none has.
+ * Next is the one that has had the least of its time, over the pipeline's
+ * weight: so one with a large backlog or a slow transform takes turns with the
+ * others, and one that has little to do is served at once.  Batches are as
+ * large as fits into elt.batch_time (batch_size.c).  Who commits to raw
+ * staging wakes one idle worker; a worker that finds more than one batch wakes
+ * the next.  How many there are, and when one leaves, is the supervisor's
+ * business (scaler.c).
  *
  * Whether a pipeline has something new is seen from the end of its log,
  * compared with where the pipeline was last seen drained: that costs no lock
@@ -41,6 +45,8 @@
 #include "replay/due.h"
 #include "storage/ipc.h"
 #include "transform/batch.h"
+#include "transform/batch_size.h"
+#include "transform/group.h"
 #include "transform/log.h"
 #include "transform/options.h"
 #include "transform/transform_catalog.h"
@@ -49,6 +55,8 @@
 
 #define MAX_NAP_MS			10000
 #define UNDRAINED_NAP_MS	1000
+#define LONG_BATCH_MS		20	/* after which others may have got something
+								 * to do */
 #define ALONE_S				0.1 /* work of one worker that is not shared */
 #define MIN_RETRY_MS		200
 #define MAX_RETRY_MS		60000
@@ -58,7 +66,14 @@
 typedef struct Task
 {
 	EltPipeline *pipeline;
+	List	   *group;			/* the first of a group: all pipelines of it;
+								 * NIL: it has none, or another is the first */
+	bool		held;			/* the first of its group works for it, or a
+								 * member holds all */
 	int			max_workers;	/* at this pipeline at a time; 0: all */
+	int			weight;
+	double		spent;			/* time on it in microseconds, over its weight */
+	bool		served;			/* in this round */
 	int			batch_changes;	/* 0: as the setting says */
 	double		rate;			/* changes per second of the last batch; 0:
 								 * not known */
@@ -79,17 +94,22 @@ typedef struct Pool
 	MemoryContext round;
 	uint64		generation;
 	List	   *tasks;
+	double		spent;			/* what the task had that ran last, before it */
 	Oid			last_owner;		/* whose code ran last in this session */
 } Pool;
 
 static void keep_freed_memory(void);
 static void load_tasks(Pool *pool);
+static void form_groups(Pool *pool, List *pipelines);
+static int64 find_tail(const Task *task);
 static bool run_round(Pool *pool);
+static Task *next_task(Pool *pool);
 static bool look(Pool *pool);
 static bool is_due(const Task *task, TimestampTz now);
 static bool retry_is_due(const Task *task, TimestampTz now);
 static void retry_waiting(Pool *pool, Task *task);
 static bool run_task(Pool *pool, Task *task);
+static void adapt_batch_size(Task *task, int64 read, double elapsed_ms);
 static void leave_temporary_schema(void);
 static void retry_undrained(Pool *pool);
 static void clean_session(Pool *pool, Oid owner);
@@ -152,7 +172,12 @@ keep_freed_memory(void)
 #endif
 }
 
-/* One batch for each pipeline that has something to do; false where none had. */
+/*
+ * At most one batch for each pipeline that has something to do, those first
+ * that have had the least of this worker's time; false where none had.  It
+ * looks anew after a batch that took its time, since others may have something
+ * by then.
+ */
 static bool
 run_round(Pool *pool)
 {
@@ -165,12 +190,45 @@ run_round(Pool *pool)
 	{
 		Task	   *task = lfirst(lc);
 
+		task->served = false;
+		if (!is_due(task, elt_clock_now()))
+			task->spent = Max(task->spent, pool->spent);	/* idle time is not
+															 * saved up */
 		if (retry_is_due(task, elt_clock_now()) && elt_worker_nap(0))
 			retry_waiting(pool, task);
-		if (is_due(task, elt_clock_now()) && elt_worker_nap(0))
-			worked |= run_task(pool, task);
+	}
+	for (;;)
+	{
+		Task	   *task = next_task(pool);
+		TimestampTz start = elt_clock_now();
+
+		if (task == NULL || !elt_worker_nap(0))
+			break;
+		task->served = true;
+		pool->spent = task->spent;
+		worked |= run_task(pool, task);
+		task->spent += (double) (elt_clock_now() - start) / task->weight;
+		if (TimestampDifferenceExceeds(start, elt_clock_now(), LONG_BATCH_MS))
+			return true;
 	}
 	return worked;
+}
+
+static Task *
+next_task(Pool *pool)
+{
+	Task	   *next = NULL;
+	TimestampTz now = elt_clock_now();
+	ListCell   *lc;
+
+	foreach(lc, pool->tasks)
+	{
+		Task	   *task = lfirst(lc);
+
+		if (!task->served && is_due(task, now) && (next == NULL || task->spent < next->spent))
+			next = task;
+	}
+	return next;
 }
 
 /* Looks at the pipelines and the ends of their logs; true where there is work. */
@@ -190,7 +248,7 @@ look(Pool *pool)
 	foreach(lc, pool->tasks)
 	{
 		Task	   *task = lfirst(lc);
-		int64		tail = elt_log_tail(elt_pipeline_raw(task->pipeline));
+		int64		tail = task->held ? 0 : find_tail(task);
 
 		if (tail != task->tail)
 			task->idle = false;
@@ -227,19 +285,71 @@ load_tasks(Pool *pool)
 		task->pipeline = pipeline;
 		elt_options_read(pipeline->options, pipeline->append, &options);
 		task->max_workers = options.max_workers;
+		task->weight = options.weight;
+		task->spent = pool->spent;
 		task->batch_changes = options.batch_changes;
+		pipeline->batch_size = elt_batch_time_ms > 0 ? ELT_BATCH_SIZE_FIRST : 0;
 		task->drained_to = -1;
 		if (pipeline->state == 'b')
 			task->due_at = elt_clock_of(pipeline->next_probe_at);
 		pool->tasks = lappend(pool->tasks, task);
 	}
+	form_groups(pool, pipelines);
 	MemoryContextSwitchTo(old);
+}
+
+/* The first pipeline of a group works for all of it, once none is paused, and at the latest of their probes. */
+static void
+form_groups(Pool *pool, List *pipelines)
+{
+	ListCell   *lc;
+	ListCell   *other;
+
+	foreach(lc, pool->tasks)
+	{
+		Task	   *task = lfirst(lc);
+
+		if (task->held)
+			continue;
+		foreach(other, pipelines)
+		{
+			if (elt_group_is_same(task->pipeline, lfirst(other)))
+			{
+				task->group = lappend(task->group, lfirst(other));
+				task->held = task->held || ((EltPipeline *) lfirst(other))->state == 'p';
+			}
+		}
+		foreach(other, pool->tasks)
+		{
+			Task	   *follower = lfirst(other);
+
+			if (follower == task || !list_member_ptr(task->group, follower->pipeline))
+				continue;
+			follower->held = true;
+			task->due_at = Max(task->due_at, follower->due_at);
+		}
+	}
+}
+
+static int64
+find_tail(const Task *task)
+{
+	int64		tail = 0;
+	ListCell   *lc;
+
+	if (task->group == NIL)
+		return elt_log_tail(elt_pipeline_raw(task->pipeline));
+	foreach(lc, task->group)
+		tail = Max(tail, elt_log_tail(elt_pipeline_raw(lfirst(lc))));
+	return tail;
 }
 
 /* A blocked pipeline is probed even if its log has not grown. */
 static bool
 is_due(const Task *task, TimestampTz now)
 {
+	if (task->held)
+		return false;
 	if (task->due_at != 0)
 		return task->due_at <= now;
 	return !task->idle && task->tail > task->drained_to;
@@ -280,7 +390,7 @@ run_task(Pool *pool, Task *task)
 
 	if (pool->generation != elt_config_generation(MyDatabaseId))
 		return true;			/* it may be paused: look again */
-	if (!elt_registry_join("applying", task->pipeline->name, task->max_workers))
+	if (!elt_registry_join("applying", task->pipeline->name, task->group ? 1 : task->max_workers))
 	{
 		task->idle = true;		/* until the log grows, or some time passed */
 		return false;
@@ -289,13 +399,17 @@ run_task(Pool *pool, Task *task)
 	INSTR_TIME_SET_CURRENT(start);
 	MemoryContextReset(pool->round);
 	old = MemoryContextSwitchTo(pool->round);
-	end = elt_batch_run(task->pipeline, lanes_to_lease(task), 0, &counts, true);
+	if (task->group != NIL)
+		end = elt_group_run(task->group, 0, &counts, true);
+	else
+		end = elt_batch_run(task->pipeline, lanes_to_lease(task), 0, &counts, true);
 	MemoryContextSwitchTo(old);
 	INSTR_TIME_SET_CURRENT(duration);
 	INSTR_TIME_SUBTRACT(duration, start);
 	pg_atomic_fetch_add_u64(&elt_my_slot->changes, counts.read);
 	pg_atomic_fetch_add_u64(&elt_my_slot->busy_us, INSTR_TIME_GET_MICROSEC(duration));
 
+	adapt_batch_size(task, counts.read, INSTR_TIME_GET_MILLISEC(duration));
 	if (counts.read > 0)
 		task->rate = counts.read / Max(INSTR_TIME_GET_DOUBLE(duration), 1e-6);
 	task->due_at = 0;
@@ -329,6 +443,22 @@ run_task(Pool *pool, Task *task)
 
 	leave_temporary_schema();
 	return end == ELT_BATCH_MORE;
+}
+
+static void
+adapt_batch_size(Task *task, int64 read, double elapsed_ms)
+{
+	int			max = task->batch_changes > 0 ? task->batch_changes : elt_batch_changes;
+	int			size = task->pipeline->batch_size;
+	ListCell   *lc;
+
+	if (elt_batch_time_ms == 0)
+		size = 0;
+	else
+		size = elt_batch_size_next(size > 0 ? size : ELT_BATCH_SIZE_FIRST, read, elapsed_ms, elt_batch_time_ms, max);
+	task->pipeline->batch_size = size;
+	foreach(lc, task->group)
+		((EltPipeline *) lfirst(lc))->batch_size = size;
 }
 
 /* What a user left in the temporary schema must not meet another user. */
@@ -435,6 +565,8 @@ nap_ms(const Pool *pool)
 
 		if (retry_at != 0 && task->pipeline->state == 'r')
 			nap = Min(nap, Max(1, TimestampDifferenceMilliseconds(now, retry_at)));
+		if (task->held)
+			continue;
 		if (task->due_at == 0 && task->tail > task->drained_to)
 			nap = Min(nap, UNDRAINED_NAP_MS);
 		if (task->due_at != 0)

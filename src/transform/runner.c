@@ -247,7 +247,8 @@ void
 elt_runner_truncate(const EltPipeline *pipeline, TimestampTz at)
 {
 	EltOwnerScope scope;
-	bool		may_truncate = pg_class_aclcheck(pipeline->target, pipeline->owner, ACL_TRUNCATE) == ACLCHECK_OK;
+	bool		may_truncate = pg_class_aclcheck(pipeline->target, pipeline->owner, ACL_TRUNCATE) == ACLCHECK_OK &&
+	!elt_target_is_referenced(pipeline->target);
 	char	   *statement = elt_statement_truncate(pipeline, may_truncate, timestamptz_to_str(at));
 
 	fire_constraints_at_once();

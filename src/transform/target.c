@@ -358,3 +358,15 @@ elt_target_key_equality(Relation target, List *key, const char *column)
 				 errhint("Create one that is neither partial nor deferrable.")));
 	return equality;
 }
+
+bool
+elt_target_is_referenced(Oid target)
+{
+	Relation	relation = table_open(target, AccessShareLock);
+	bool		referenced = false;
+
+	for (int i = 0; relation->trigdesc != NULL && i < relation->trigdesc->numtriggers && !referenced; i++)
+		referenced = RI_FKey_trigger_type(relation->trigdesc->triggers[i].tgfoid) == RI_TRIGGER_PK;
+	table_close(relation, NoLock);
+	return referenced;
+}

@@ -20,6 +20,9 @@ extern void elt_target_check(const EltPipeline *pipeline);
 extern bool elt_target_follow(EltPipeline *pipeline);
 extern void elt_target_require_right(const EltPipeline *pipeline, AclMode mode, const char *right);
 
+/* Whether a foreign key refers to it: then it cannot be truncated alone. */
+extern bool elt_target_is_referenced(Oid target);
+
 /* schema.table, quoted */
 extern char *elt_target_name(const EltPipeline *pipeline);
 
