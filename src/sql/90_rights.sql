@@ -19,7 +19,7 @@ GRANT SELECT ON elt.stat_workers, elt.stat_sources, elt.gaps, elt.stat_pipelines
 	elt.quarantine_groups, elt.progress_replay, elt.progress_snapshot TO PUBLIC;
 
 /* The views call these as the role that reads them. */
-GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(),
+GRANT EXECUTE ON FUNCTION elt.may_see(oid), elt.home(), elt.workers(), elt.unpublished_error(name),
 	elt.latency_quantile_ms(bigint, double precision), elt.pipeline_backlog(text),
 	elt.session_is_alive(int, timestamptz) TO PUBLIC;
 

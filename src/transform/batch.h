@@ -6,6 +6,7 @@
 #define ELT_BATCH_H
 
 #include "catalog.h"
+#include "transform/log.h"
 
 typedef enum EltBatchEnd
 {
@@ -41,7 +42,7 @@ extern EltBatchEnd elt_batch_run(EltPipeline *pipeline, int max_lanes, int64 max
 								 EltBatchCounts *counts, bool own_transaction);
 
 extern void elt_batch_require_none(const char *pipeline);
-extern void elt_batch_note_latency(int64 pipeline_id, struct EltLogRow **rows, int nrows);
+extern void elt_batch_note_latency(int64 pipeline_id, EltLogRow **rows, int nrows);
 
 /* For who applies changes beside elt_batch_run: tells whether that is going on. */
 extern void elt_batch_set_at_work(bool now);

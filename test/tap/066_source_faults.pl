@@ -128,6 +128,8 @@ unlike(sql("SELECT string_agg(last_error, ' ') FROM elt.sources"), qr/\.c:\d|28P
 
 there('DROP PUBLICATION elt_far');
 is_said('publication "elt_far" does not exist.*HINT: .*CREATE PUBLICATION elt_far', 'the publication is dropped');
+is(sql("SET ROLE pg_monitor; SELECT count(*) FROM elt.stat_sources WHERE state = 'error' AND last_error ~ 'does not exist'"), '2',
+	'which a role that monitors sees');
 there("INSERT INTO t (v) VALUES ('unseen')");
 there('CREATE PUBLICATION elt_far FOR TABLE t');
 poll_ok($sink, "SELECT count(*) = 2 FROM elt.stat_sources WHERE state = 'streaming'", 'it is made anew');
