@@ -81,13 +81,13 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipel
 # ---- one error that is new, often, but below the share ----
 
 $node->safe_psql('postgres', "INSERT INTO t SELECT g, CASE WHEN g % 30 = 0 THEN -1 ELSE 1 END FROM generate_series(2000001, 2040000) g");
-poll_ok($node, "SELECT state = 'blocked' AND last_error LIKE '23514: breaker: 1000 changes failed within 60 s with an error that is new%' FROM elt.stat_pipelines WHERE pipeline = 'few'",
+# a probe may have ended it again by now; what it says stays
+poll_ok($node, "SELECT last_error LIKE '23514: breaker: 1000 changes failed within 60 s with an error that is new%' FROM elt.stat_pipelines WHERE pipeline = 'few'",
 	'a new error that came 1,000 times trips it');
-poll_ok($node, "SELECT count(*) = 0 FROM elt.quarantine WHERE pipeline = 'few' AND status = 'open'", 'what it did before waits too');
-
 settled_ok($node, 'few', 'a probe finds few, and the pipeline goes on');
 poll_ok($node, "SELECT bool_and(status = 'open') FROM elt.quarantine WHERE pipeline = 'few'", 'what waited was tried, failed again, and is open');
-cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine WHERE pipeline = 'few' AND retry_count = 1"), '>=', 900, 'once');
+# such a failure is tried again only if it waited for the pipeline
+poll_ok($node, "SELECT count(*) >= 900 FROM elt.quarantine WHERE pipeline = 'few' AND retry_count = 1", 'once');
 is($node->safe_psql('postgres', "SELECT state FROM elt.stat_pipelines WHERE pipeline = 'few'"), 'running', 'that blocks nothing');
 
 # ---- switched off ----
