@@ -2232,7 +2232,7 @@ BEGIN
 			HINT = 'Name a pipeline or source of yours in the labels, or a rule of yours; members of pg_monitor may silence any.';
 	END IF;
 	INSERT INTO elt.silences (rule, labels, author, comment, starts_at, expires_at)
-	VALUES ($2, $3, pg_get_userbyid($1), $5, clock_timestamp(), clock_timestamp() + $4)
+	SELECT $2, $3, pg_get_userbyid($1), $5, t, t + $4 FROM clock_timestamp() AS t
 	RETURNING silence_id INTO id;
 	RETURN id;
 END $$;
