@@ -69,9 +69,8 @@ foreach my $kind (qw(snapshot capture snapshot))
 	cmp_ok(progress('public.big'), '>=', 2000, 'what is done stays done');
 	write_rows();
 	copies_until('public.big', progress('public.big') + 1000, "after the crash of a $kind worker");
-	is($node->safe_psql('postgres', "SELECT count(*) FROM elt_raw.s WHERE op = 'r'"),
-		$node->safe_psql('postgres', "SELECT count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"),
-		'no row is copied twice');
+	is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT after->>'id') FROM elt_raw.s WHERE op = 'r'"),
+		'0', 'no row is copied twice');
 	write_rows();
 }
 cmp_ok($node->safe_psql('postgres', 'SELECT run FROM elt.snapshot_passes'), '>=', 3, 'the same pass goes on');
