@@ -18,12 +18,18 @@
  * one more column tells their sizes.  Text and bytea are measured without
  * being read; other types are, where they are large, by their text.
  *
+ * Without a text.  Of some values the source cannot produce the text (print.c),
+ * nor therefore measure it.  The copy fails, and is made once more, carefully:
+ * the values are found by trying, many at a time and ever fewer where that
+ * fails, and every value of these rows is measured by its text.
+ *
  * No text here.  The lines come in the encoding of the source, and each value
  * is converted here.
  */
 #include "postgres.h"
 
 #include "capture/copied.h"
+#include "capture/print.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
@@ -33,12 +39,18 @@
  */
 #define LARGE_FROM			12
 
+/* stored bytes of a value whose text may be beyond measure */
+#define PRINTED_FROM		128
+
 /* what can hold a row that is too large, compressed as well as can be (lz4) */
 #define TOAST_BYTES_MIN		(ELT_ROW_BYTES_MAX / 2 / 255)
 
 static char *column_kinds(EltStream *stream, const EltRelation *relation);
-static void make_select(EltCopied *copied, const char *kinds);
-static char *size_expression(const char *column, char kind);
+static void make_select(EltCopied *copied, bool measured);
+static char *measure_column(const EltCopied *copied, const char *column, int i);
+static char *size_expression(const char *column, char kind, int from);
+static void find_unprintable(EltStream *stream, const char *test, PGresult *rows, int first, int end, StringInfo found);
+static bool can_print(EltStream *stream, const char *test, PGresult *rows, int first, int end);
 static void leave_out(const EltCopied *copied, EltRow *row);
 static void split_line(char *line, int length, EltRow *row);
 
@@ -71,7 +83,8 @@ elt_copied_prepare(EltCopied *copied, EltStream *stream, EltRelation *relation)
 		if (toast_bytes > 0 && kinds[i] != '\0')
 			relation->columns[i].large_from = kinds[i] == 'o' ? 1 : LARGE_FROM;
 	}
-	make_select(copied, toast_bytes >= TOAST_BYTES_MIN ? kinds : NULL);
+	copied->kinds = kinds;
+	make_select(copied, toast_bytes >= TOAST_BYTES_MIN);
 }
 
 /*
@@ -104,14 +117,12 @@ column_kinds(EltStream *stream, const EltRelation *relation)
 	return kinds;
 }
 
-/*
- * Makes the SELECT, which measures the values of these kinds; kinds NULL:
- * none.
- */
+/* Makes the SELECT, which measures the values or does not. */
 static void
-make_select(EltCopied *copied, const char *kinds)
+make_select(EltCopied *copied, bool measured)
 {
 	const EltRelation *relation = copied->relation;
+	const char *kinds = measured ? copied->kinds : NULL;
 	StringInfoData columns;
 	StringInfoData measures;
 	StringInfoData total;
@@ -139,7 +150,7 @@ make_select(EltCopied *copied, const char *kinds)
 			char	   *size = psprintf("\"$size\".c%d", i);
 
 			appendStringInfo(&measures, "%s%s AS c%d", measures.len > 0 ? ", " : "",
-							 size_expression(column, kinds[i]), i);
+							 measure_column(copied, column, i), i);
 			appendStringInfo(&columns, "CASE WHEN \"$all\".total <= %d OR %s <= %d THEN %s END",
 							 ELT_ROW_BYTES_MAX, size, share, column);
 			appendStringInfo(&total, "%sCOALESCE(%s, 0)", total.len > 0 ? " + " : "", size);
@@ -162,12 +173,24 @@ make_select(EltCopied *copied, const char *kinds)
 	copied->columns = columns.data;
 }
 
+static char *
+measure_column(const EltCopied *copied, const char *column, int i)
+{
+	char	   *size = size_expression(column, copied->kinds[i], copied->unprintable != NULL ? 0 : TOAST_BYTES_MIN);
+
+	if (copied->unprintable == NULL || copied->unprintable[i] == NULL)
+		return size;
+	return psprintf("CASE WHEN \"$row\".ctid = ANY (%s::pg_catalog.tid[]) THEN %zu::bigint ELSE %s END",
+					copied->unprintable[i], ELT_UNPRINTABLE_SIZE, size);
+}
+
 /*
  * The bytes that a column's text needs, as near as can be told without the
- * text: a stored value of some size may be 255 times as long.
+ * text: a stored value of some size may be 255 times as long.  Values of fewer
+ * stored bytes than "from" count as nothing.
  */
 static char *
-size_expression(const char *column, char kind)
+size_expression(const char *column, char kind, int from)
 {
 	switch (kind)
 	{
@@ -178,13 +201,90 @@ size_expression(const char *column, char kind)
 		case 'j':
 			return psprintf("CASE WHEN pg_catalog.pg_column_size(%s) < %d THEN 0 "
 							"ELSE pg_catalog.octet_length(%s::pg_catalog.text)::bigint END",
-							column, TOAST_BYTES_MIN, column);
+							column, from, column);
 		default:
 			return psprintf("CASE WHEN pg_catalog.pg_column_size(%s) < %d THEN 0 "
 							"WHEN pg_catalog.pg_column_size(%s) > %d THEN pg_catalog.pg_column_size(%s) * 2::bigint "
 							"ELSE pg_catalog.octet_length(%s::pg_catalog.text)::bigint END",
-							column, TOAST_BYTES_MIN, column, ELT_ROW_BYTES_MAX / 2, column, column);
+							column, from, column, ELT_ROW_BYTES_MAX / 2, column, column);
 	}
+}
+
+/* ---- values without a text ---- */
+
+void
+elt_copied_search(EltCopied *copied, EltStream *stream, const char *from, const char *where)
+{
+	const EltRelation *relation = copied->relation;
+
+	copied->unprintable = palloc0(relation->ncolumns * sizeof(char *));
+	for (int i = 0; i < relation->ncolumns; i++)
+	{
+		const char *column = psprintf("\"$row\".%s", quote_identifier(relation->columns[i].name));
+		StringInfoData command;
+		StringInfoData found;
+		PGresult   *rows;
+
+		if (copied->kinds[i] != 'o' && copied->kinds[i] != 'j')
+			continue;
+		initStringInfo(&command);
+		appendStringInfo(&command, "SELECT \"$row\".ctid FROM %s AS \"$row\" WHERE pg_catalog.pg_column_size(%s) >= %d AND ",
+						 from, column, PRINTED_FROM);
+		appendStringInfoString(&command, where);
+		rows = elt_stream_query(stream, command.data, PGRES_TUPLES_OK);
+
+		/* as it is measured */
+		resetStringInfo(&command);
+		appendStringInfo(&command, "SELECT pg_catalog.max(%s) FROM %s AS \"$row\" WHERE \"$row\".ctid = ANY ",
+						 size_expression(column, copied->kinds[i], 0), from);
+		initStringInfo(&found);
+		if (PQntuples(rows) > 0)
+			find_unprintable(stream, command.data, rows, 0, PQntuples(rows), &found);
+		PQclear(rows);
+		if (found.len > 0)
+			copied->unprintable[i] = psprintf("'{%s}'", found.data);
+	}
+	make_select(copied, true);
+}
+
+static void
+find_unprintable(EltStream *stream, const char *test, PGresult *rows, int first, int end, StringInfo found)
+{
+	int			middle = first + (end - first) / 2;
+
+	if (can_print(stream, test, rows, first, end))
+		return;
+	if (end - first == 1)
+		appendStringInfo(found, "%s\"%s\"", found->len > 0 ? "," : "", elt_stream_value(rows, first, 0));
+	else
+	{
+		find_unprintable(stream, test, rows, first, middle, found);
+		find_unprintable(stream, test, rows, middle, end, found);
+	}
+}
+
+static bool
+can_print(EltStream *stream, const char *test, PGresult *rows, int first, int end)
+{
+	StringInfoData command;
+	char		sqlstate[6];
+	char	   *error;
+
+	initStringInfo(&command);
+	appendStringInfo(&command, "%s ('{", test);
+	for (int row = first; row < end; row++)
+		appendStringInfo(&command, "%s\"%s\"", row > first ? "," : "", elt_stream_value(rows, row, 0));
+	appendStringInfoString(&command, "}'::pg_catalog.tid[])");
+	error = elt_stream_try(stream, command.data, sqlstate);
+	pfree(command.data);
+	if (error == NULL)
+		return true;
+	if (!elt_print_error(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]), error))
+		ereport(ERROR,
+				(errcode(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4])),
+				 errmsg("the source refused a command: %s", error)));
+	PQclear(elt_stream_query(stream, "ROLLBACK TO SAVEPOINT " ELT_COPIED_SAVEPOINT, PGRES_COMMAND_OK));
+	return false;
 }
 
 char *

@@ -16,6 +16,9 @@ typedef struct EltCopied
 	bool		measured;		/* one more column tells what was left out */
 	EltEncoding encoding;		/* of the source, to ours */
 	const char *encoding_name;
+	char	   *kinds;			/* by column: see copied.c */
+	char	  **unprintable;	/* by column: ctids of rows, as an array's
+								 * text, or NULL; NULL: not searched for */
 	char	   *columns;		/* of the SELECT to be copied */
 	char	   *measure;		/* goes behind its FROM */
 } EltCopied;
@@ -25,6 +28,14 @@ typedef struct EltCopied
  * relation; sets large_from of its columns.
  */
 extern void elt_copied_prepare(EltCopied *copied, EltStream *stream, EltRelation *relation);
+
+/*
+ * Looks for values of a table's rows whose text the source cannot produce,
+ * and has them left out: where a copy of these rows failed for that reason.
+ * The source's transaction has a savepoint of this name.
+ */
+#define ELT_COPIED_SAVEPOINT	"elt_chunk"
+extern void elt_copied_search(EltCopied *copied, EltStream *stream, const char *from, const char *where);
 
 /*
  * The command that copies a table ("ONLY s.t"), or of its rows, to be called

@@ -35,6 +35,7 @@ elt_snapshot_copy_blocks(EltStream *stream, EltStage *stage, const EltCopyRange 
 	EltCopied	copied;
 	StringInfoData where;
 	EltRow		row;
+	char	   *from;
 	char	   *line;
 	int			length;
 
@@ -49,8 +50,10 @@ elt_snapshot_copy_blocks(EltStream *stream, EltStage *stage, const EltCopyRange 
 		appendStringInfoString(&where, range->filter);
 		appendStringInfoChar(&where, ')');
 	}
-	PQclear(elt_stream_query(stream, elt_copied_command(&copied, psprintf("ONLY %s", range->part), where.data),
-							 PGRES_COPY_OUT));
+	from = psprintf("ONLY %s", range->part);
+	if (range->careful)
+		elt_copied_search(&copied, stream, from, where.data);
+	PQclear(elt_stream_query(stream, elt_copied_command(&copied, from, where.data), PGRES_COPY_OUT));
 
 	counts->rows = counts->bytes = 0;
 	MemoryContextSwitchTo(row_context);

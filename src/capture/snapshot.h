@@ -20,6 +20,7 @@ typedef struct EltCopyRange
 	const char *part;			/* the table that holds the rows, quoted */
 	int64		first_block;
 	int64		end_block;		/* exclusive */
+	bool		careful;		/* some row has a value without a text */
 	EltCopySkip skip;			/* NULL: all rows are wanted */
 	void	   *skip_arg;
 } EltCopyRange;

@@ -34,7 +34,9 @@
 
 #include "access/xact.h"
 #include "capture/copy.h"
+#include "capture/copied.h"
 #include "capture/partition.h"
+#include "capture/print.h"
 #include "capture/snapshot.h"
 #include "capture/snapshot_pass.h"
 #include "capture/snapshot_worker.h"
@@ -83,6 +85,8 @@ typedef struct Copier
 	EltStage   *stage;
 	int			run;			/* of the pass: that its transaction reads
 								 * for; 0: none */
+	bool		savepoint;		/* its transaction has one */
+	int64		careful_chunk;	/* that could not be copied as others are */
 	TimestampTz sealed_at;
 
 	/* the table at hand */
@@ -101,6 +105,7 @@ static void read_source(void);
 static void lead(void);
 static void help(void);
 static void join_run(const EltPass *pass);
+static void set_run(int run);
 static bool copy_chunk(const EltPass *pass);
 static bool claim_chunk(Chunk *chunk);
 static bool take_table(const char *relation, const EltPass *pass);
@@ -109,6 +114,7 @@ static void read_changed(const EltPass *pass);
 static bool is_changed(void *arg, Jsonb *key);
 static KeyHash hash_key(const Jsonb *key);
 static void take_leaf(const EltPass *pass);
+static bool try_carefully(const Chunk *chunk);
 static void fail_chunk(const Chunk *chunk) pg_attribute_noreturn();
 static void finish_chunk(const Chunk *chunk, const EltCopyCounts *counts);
 static void keep_rate(TimestampTz start, int64 bytes);
@@ -169,11 +175,11 @@ lead(void)
 			leave_table();
 			if (copier.run != 0)	/* the capture worker gave the plan up */
 				PQclear(elt_stream_query(copier.stream, "ROLLBACK", PGRES_COMMAND_OK));
-			copier.run = 0;
+			set_run(0);
 			switch (elt_pass_plan(copier.source, &copier.stream))
 			{
 				case ELT_PASS_BEGUN:
-					copier.run = 1;
+					set_run(1);
 					break;
 				case ELT_PASS_LATER:
 					nap_or_leave(LATER_MS);
@@ -187,9 +193,9 @@ lead(void)
 			elt_pass_discard(source_id);	/* its snapshot is gone */
 		else if (pass.run != copier.run && pass.chunks)
 		{
-			copier.run = 0;
+			set_run(0);
 			if (elt_pass_resume(copier.source, &copier.stream, &pass))
-				copier.run = pass.run;
+				set_run(pass.run);
 		}
 		else if (!pass.copying)
 			nap_or_leave(LATER_MS); /* whoever aligns it wakes us */
@@ -204,7 +210,7 @@ lead(void)
 				{
 					if (copier.run != 0)
 						PQclear(elt_stream_query(copier.stream, "COMMIT", PGRES_COMMAND_OK));
-					copier.run = 0;
+					set_run(0);
 				}
 				else if (!copied)
 					nap_or_leave(WAIT_MS);
@@ -251,7 +257,15 @@ join_run(const EltPass *pass)
 							 psprintf("SET TRANSACTION SNAPSHOT %s", elt_stream_literal(pass->exported)),
 							 PGRES_COMMAND_OK));
 	PQclear(elt_stream_query(copier.stream, "SET LOCAL row_security = off", PGRES_COMMAND_OK));
-	copier.run = pass->run;
+	set_run(pass->run);
+}
+
+/* A transaction at the source has begun, or ended. */
+static void
+set_run(int run)
+{
+	copier.run = run;
+	copier.savepoint = false;
 }
 
 /* ---- chunks ---- */
@@ -264,6 +278,7 @@ copy_chunk(const EltPass *pass)
 	EltCopyRange range = {0};
 	EltCopyCounts counts;
 	Chunk		chunk;
+	volatile bool again = false;
 	int64		most_rows;
 
 	elt_worker_begin_work("copying a table");
@@ -297,7 +312,11 @@ copy_chunk(const EltPass *pass)
 	range.part = chunk.part;
 	range.first_block = chunk.first_block;
 	range.end_block = chunk.end_block;
+	range.careful = chunk.chunk_id == copier.careful_chunk;
 	range.skip = copier.changed ? is_changed : NULL;
+	if (!copier.savepoint)
+		PQclear(elt_stream_query(copier.stream, "SAVEPOINT " ELT_COPIED_SAVEPOINT, PGRES_COMMAND_OK));
+	copier.savepoint = true;
 	elt_stage_use_ids(copier.stage, copier.next_id, copier.end_id);
 	elt_stage_begin(copier.stage, InvalidTransactionId, pass->lsn, pass->taken_at);
 	PG_TRY();
@@ -307,9 +326,13 @@ copy_chunk(const EltPass *pass)
 	}
 	PG_CATCH();
 	{
-		fail_chunk(&chunk);
+		if (!try_carefully(&chunk))
+			fail_chunk(&chunk);
+		again = true;
 	}
 	PG_END_TRY();
+	if (again)
+		return true;
 	finish_chunk(&chunk, &counts);
 	elt_worker_commit();
 	MemoryContextSwitchTo(copier.round_context);
@@ -370,6 +393,33 @@ finish_chunk(const Chunk *chunk, const EltCopyCounts *counts)
 	elt_spi_run("UPDATE elt.snapshot_tables SET done = done + $4, blocks_done = blocks_done + $5, updated_at = clock_timestamp() "
 				"WHERE source_id = $2 AND relation = $3", 5, types, values, NULL);
 	elt_spi_end(&spi);
+}
+
+/*
+ * Where the error at hand says that a value has no text (copied.c), gets ready
+ * to copy the chunk once more, in another leaf: ids are not used again.
+ */
+static bool
+try_carefully(const Chunk *chunk)
+{
+	ErrorData  *error;
+	bool		result;
+
+	MemoryContextSwitchTo(copier.round_context);
+	error = CopyErrorData();
+	result = chunk->chunk_id != copier.careful_chunk && elt_stream_in_error(copier.stream) &&
+		elt_print_error(error->sqlerrcode, error->message);
+	FreeErrorData(error);
+	if (!result)
+		return false;
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(copier.round_context);
+	PQclear(elt_stream_query(copier.stream, "ROLLBACK TO SAVEPOINT " ELT_COPIED_SAVEPOINT, PGRES_COMMAND_OK));
+	copier.careful_chunk = chunk->chunk_id;
+	leave_table();
+	elt_stage_abandon(copier.stage);
+	return true;
 }
 
 /*

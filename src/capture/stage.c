@@ -166,6 +166,17 @@ elt_stage_refresh(EltStage *stage)
 }
 
 void
+elt_stage_abandon(EltStage *stage)
+{
+	for (int i = 0; i < stage->nused; i++)
+		ExecClearTuple(stage->slots[i]);
+	stage->nused = 0;
+	stage->pending_bytes = stage->staged = 0;
+	MemoryContextReset(stage->pending_context);
+	elt_stage_refresh(stage);
+}
+
+void
 elt_stage_free_relation(void *user_data)
 {
 	if (user_data != NULL)

@@ -18,6 +18,9 @@ extern void elt_stage_set_alive(EltStage *stage, void (*alive) (void));
 /* Forgets what was read of the source's tables, because it may have changed. */
 extern void elt_stage_refresh(EltStage *stage);
 
+/* Forgets what was staged in a local transaction that was rolled back. */
+extern void elt_stage_abandon(EltStage *stage);
+
 /* user_data of the decoder's relations is the stage's. */
 extern void elt_stage_free_relation(void *user_data);
 

@@ -589,12 +589,23 @@ elt_stream_copy_line(EltStream *stream, int *length)
 	if (*length == -2)
 		report(stream, NULL, "the copy from the source broke");
 	result = next_result(stream);
+	if (PQstatus(stream->connection) != CONNECTION_BAD)
+	{
+		PGresult   *rest;
+
+		while ((rest = next_result(stream)) != NULL)
+			PQclear(rest);
+	}
 	if (PQresultStatus(result) != PGRES_COMMAND_OK)
 		report(stream, result, "the copy from the source broke");
 	PQclear(result);
-	while ((result = next_result(stream)) != NULL)
-		PQclear(result);
 	return NULL;
+}
+
+bool
+elt_stream_in_error(EltStream *stream)
+{
+	return PQtransactionStatus(stream->connection) == PQTRANS_INERROR;
 }
 
 /* ---- the replication stream ---- */

@@ -72,6 +72,9 @@ extern char *elt_stream_literal(const char *value);
 /* One line of a COPY TO STDOUT that elt_stream_query started; NULL at its end. */
 extern char *elt_stream_copy_line(EltStream *stream, int *length);
 
+/* Whether a command failed in a transaction that can still be rolled back. */
+extern bool elt_stream_in_error(EltStream *stream);
+
 extern void elt_stream_start(EltStream *stream, const char *slot_name, const char *publication,
 							 XLogRecPtr start_lsn);
 
