@@ -3,23 +3,23 @@
 
 SET client_min_messages = warning;
 CREATE SCHEMA tcn;
-CREATE EXTENSION btree_gist SCHEMA tcn;
+CREATE EXTENSION IF NOT EXISTS btree_gist;
 -- at the source all is checked at commit
 CREATE TABLE tcn.node (id int PRIMARY KEY, parent int REFERENCES tcn.node DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE tcn.seat (id int PRIMARY KEY, place text UNIQUE DEFERRABLE INITIALLY DEFERRED);
-CREATE TABLE tcn.booking (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room tcn.gist_int4_ops WITH =, during WITH &&) DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE tcn.booking (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room WITH =, during WITH &&) DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE tcn.parent (id int PRIMARY KEY);
 CREATE TABLE tcn.child (id int PRIMARY KEY, parent int NOT NULL REFERENCES tcn.parent ON DELETE CASCADE);
 CREATE SCHEMA tcn_dw;
 CREATE TABLE tcn_dw.node (LIKE tcn.node INCLUDING ALL, FOREIGN KEY (parent) REFERENCES tcn_dw.node DEFERRABLE INITIALLY DEFERRED);
 ALTER TABLE tcn_dw.node DROP CONSTRAINT node_parent_fkey, ADD FOREIGN KEY (parent) REFERENCES tcn_dw.node DEFERRABLE INITIALLY DEFERRED;
 CREATE TABLE tcn_dw.seat (id int PRIMARY KEY, place text UNIQUE DEFERRABLE INITIALLY DEFERRED);
-CREATE TABLE tcn_dw.booking (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room tcn.gist_int4_ops WITH =, during WITH &&) DEFERRABLE);
-CREATE TABLE tcn_dw.strict (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room tcn.gist_int4_ops WITH =, during WITH &&));
+CREATE TABLE tcn_dw.booking (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room WITH =, during WITH &&) DEFERRABLE);
+CREATE TABLE tcn_dw.strict (id int PRIMARY KEY, room int, during int4range, EXCLUDE USING gist (room WITH =, during WITH &&));
 CREATE TABLE tcn_dw.parent (id int PRIMARY KEY);
 CREATE TABLE tcn_dw.child (id int PRIMARY KEY, parent int NOT NULL REFERENCES tcn_dw.parent DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE tcn_dw.node_history (id int, parent int, valid_from timestamptz, valid_to timestamptz, PRIMARY KEY (id, valid_from),
-	EXCLUDE USING gist (id tcn.gist_int4_ops WITH =, tstzrange(valid_from, valid_to) WITH &&));
+	EXCLUDE USING gist (id WITH =, tstzrange(valid_from, valid_to) WITH &&));
 SELECT elt.create_source('tcn', ARRAY['tcn.node', 'tcn.seat', 'tcn.booking', 'tcn.parent', 'tcn.child']) > 0 AS created;
 SELECT elt.wait_for_source('tcn');
 SELECT elt.create_pipeline('tcn_' || name, 'tcn', 'tcn.' || name, ('tcn_dw.' || name)::regclass) > 0 AS created
