@@ -245,15 +245,20 @@ elt_isolate_passed(EltWork *work, const EltIsolateParts *parts)
 	work->settled += work->window->nrows;
 }
 
-/* How many changes of the source transaction that is settled in part are still to come. */
+/*
+ * How many changes of the source transaction that is settled in part are still
+ * to come; 0 where it does not end in this window anyway.
+ */
 static int
 rest_of_commit(const EltWork *work)
 {
-	EltLogRow **rows = work->window->rows;
+	EltLogWindow *window = work->window;
 	int			next = work->settled;
 
-	while (next > 0 && next < work->window->nrows && rows[next]->commit_lsn == rows[next - 1]->commit_lsn)
+	while (next > 0 && next < window->nrows && window->rows[next]->commit_lsn == window->rows[next - 1]->commit_lsn)
 		next++;
+	if (next == window->nrows && window->settled_lsn == InvalidXLogRecPtr)
+		return 0;
 	return next - work->settled;
 }
 
