@@ -43,18 +43,15 @@
 #include "clock.h"
 #include "control/stats.h"
 #include "control/worker.h"
-#include "guc.h"
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "transform/attempt.h"
 #include "transform/batch.h"
 #include "transform/breaker.h"
-#include "transform/collapse.h"
 #include "transform/give_up.h"
 #include "transform/group.h"
 #include "transform/runner.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* See attempt.c. */
@@ -70,15 +67,11 @@ typedef struct Step
 {
 	EltGroup	group;			/* must be first */
 	List	   *pipelines;
-	int64		max_changes;
 	bool		unannounced;	/* what it found is to be announced first */
-	bool		announced;
 	List	   *announcements;
 	bool		failed;			/* group.at says why */
 	bool		retry;			/* to be rolled back, and run again */
 	EltGroupMember *apart;		/* to be worked alone */
-	XLogRecPtr	open_commit;	/* a source transaction of which there may be
-								 * more */
 	bool		drained;
 	bool		more;
 	bool		rolled_back;
@@ -90,16 +83,6 @@ static EltBatchEnd run(Step *step);
 static bool prepare(Step *step);
 static bool hold_targets(Step *step);
 static void run_passes(Step *step);
-static void read_windows(Step *step);
-static void read_window(Step *step, EltGroupMember *member);
-static int64 find_limit(Step *step);
-static void merge_windows(Step *step, int64 limit);
-static XLogRecPtr cut_to_commits(Step *step);
-static bool heeds_attempts(Step *step);
-static bool has_more(const EltGroupMember *member, XLogRecPtr commit_lsn);
-static EltGroupMember *first_special(Step *step);
-static EltLogRow *next_row(const EltGroupMember *member);
-static void take_copied(Step *step, EltGroupMember *member);
 static bool apply_truncates(Step *step, XLogRecPtr commit_lsn);
 static void truncate_target(EltWork *work);
 static bool pass_over(Step *step, int64 upto);
@@ -126,7 +109,7 @@ elt_group_run(List *pipelines, int64 max_changes, EltBatchCounts *counts, bool o
 	step = palloc0(sizeof(Step));
 	step->group.own_transaction = own_transaction;
 	step->pipelines = pipelines;
-	step->max_changes = max_changes;
+	step->group.max_changes = max_changes;
 	step->context = context;
 	step->pass_context = AllocSetContextCreate(context, "elt group pass", ALLOCSET_DEFAULT_SIZES);
 
@@ -173,7 +156,7 @@ run(Step *step)
 			elt_worker_commit();
 			elt_worker_begin_work(first->name);
 			MemoryContextSwitchTo(step->context);
-			step->announced = true;
+			step->group.announced = true;
 			return run(step);
 		}
 		if (!step->failed && !step->retry && step->apart == NULL && may_commit(step))
@@ -213,7 +196,7 @@ prepare(Step *step)
 	group->members = palloc0(group->nmembers * sizeof(EltGroupMember));
 	group->subtransactions = 0;
 	step->apart = NULL;
-	step->open_commit = InvalidXLogRecPtr;
+	group->open_commit = InvalidXLogRecPtr;
 	foreach(lc, step->pipelines)
 	{
 		EltGroupMember *member = &group->members[foreach_current_index(lc)];
@@ -246,7 +229,7 @@ prepare(Step *step)
 			(group->own_transaction && work->status.state == 'p') ||
 			(group->own_transaction && work->status.state == 'b' && !work->status.due))
 			ready = false;
-		else if (work->status.attempts && !step->announced && group->own_transaction && elt_attempt_on_probation())
+		else if (work->status.attempts && !step->group.announced && group->own_transaction && elt_attempt_on_probation())
 			step->apart = member;
 	}
 	if (!ready)
@@ -288,7 +271,7 @@ static void
 run_passes(Step *step)
 {
 	EltGroup   *group = &step->group;
-	bool		announces = group->own_transaction && !step->announced && elt_attempt_on_probation();
+	bool		announces = group->own_transaction && !step->group.announced && elt_attempt_on_probation();
 
 	for (bool first = true;; first = false)
 	{
@@ -301,13 +284,13 @@ run_passes(Step *step)
 		MemoryContextSwitchTo(step->context);
 		MemoryContextReset(step->pass_context);
 		MemoryContextSwitchTo(step->pass_context);
-		read_windows(step);
-		limit = find_limit(step);
-		merge_windows(step, limit);
-		special = group->nitems == 0 ? first_special(step) : NULL;
-		next = group->nitems > 0 ? group->items[0].row : special ? next_row(special) : NULL;
-		if (step->open_commit != InvalidXLogRecPtr &&
-			(next == NULL || next->commit_lsn != step->open_commit || next->op == ELT_OP_SNAPSHOT))
+		elt_group_read(group);
+		limit = elt_group_limit(group);
+		elt_group_merge(group, limit);
+		special = group->nitems == 0 ? elt_group_first_special(group) : NULL;
+		next = group->nitems > 0 ? group->items[0].row : special ? elt_group_next_row(special) : NULL;
+		if (group->open_commit != InvalidXLogRecPtr &&
+			(next == NULL || next->commit_lsn != group->open_commit || next->op == ELT_OP_SNAPSHOT))
 			break;				/* it was complete */
 
 		if (next == NULL)
@@ -325,22 +308,22 @@ run_passes(Step *step)
 				step->apart = special;
 				break;
 			}
-			step->open_commit = next->commit_lsn;
-			step->failed = !apply_truncates(step, step->open_commit);
+			group->open_commit = next->commit_lsn;
+			step->failed = !apply_truncates(step, group->open_commit);
 		}
 		else
 		{
 			if (special != NULL)
-				take_copied(step, special);
+				elt_group_take_copied(group, special);
 			else
-				step->open_commit = cut_to_commits(step);
-			group->careful = heeds_attempts(step);
+				group->open_commit = elt_group_cut(group);
+			group->careful = elt_group_heed_attempts(group);
 			if (announces && first)
 			{
 				step->unannounced = true;
 				break;
 			}
-			if (step->announced && !elt_attempt_hold_trial(&group->members[0].work))
+			if (step->group.announced && !elt_attempt_hold_trial(&group->members[0].work))
 			{
 				step->retry = true;
 				break;
@@ -348,276 +331,14 @@ run_passes(Step *step)
 			done = elt_group_apply(group);
 			step->failed = (done < 0);
 			if (done < group->nitems)
-				step->open_commit = InvalidXLogRecPtr;
+				group->open_commit = InvalidXLogRecPtr;
 			else if (special == NULL)
 				(void) pass_over(step, group->items[done - 1].row->change_id);
 		}
-		if (step->failed || step->open_commit == InvalidXLogRecPtr)
+		if (step->failed || group->open_commit == InvalidXLogRecPtr)
 			break;
 	}
 	MemoryContextSwitchTo(step->context);
-}
-
-/* All under one snapshot: what one of them sees of a source transaction, all see. */
-static void
-read_windows(Step *step)
-{
-	PushActiveSnapshot(GetTransactionSnapshot());
-	for (int i = 0; i < step->group.nmembers; i++)
-		read_window(step, &step->group.members[i]);
-	PopActiveSnapshot();
-}
-
-static void
-read_window(Step *step, EltGroupMember *member)
-{
-	EltWork    *work = &member->work;
-	bool		lanes[ELT_MAX_LANES];
-	EltLogRequest request = {0};
-	int64		max_changes = work->options.batch_changes ? work->options.batch_changes : elt_batch_changes;
-
-	if (work->pipeline->batch_size > 0)
-		max_changes = Min(max_changes, work->pipeline->batch_size);
-	if (step->max_changes > 0)
-		max_changes = Min(max_changes, step->max_changes);
-	if (elt_breaker_is_probe(work))
-		max_changes = Min(max_changes, ELT_BREAKER_PROBE_CHANGES);
-	memset(lanes, true, sizeof(lanes));
-	request.raw = work->status.raw;
-	request.topic = elt_pipeline_topic(work->pipeline);
-	request.after = member->position;
-	request.upto = PG_INT64_MAX;
-	request.lanes = lanes;
-	request.nlanes = work->pipeline->lanes;
-	request.max_changes = (int) max_changes;
-	request.max_bytes = Max(elt_batch_bytes_kb / step->group.nmembers, 64) * (int64) 1024;
-	request.whole_commits = true;
-	member->window = elt_log_read(&request);
-	member->next = 0;
-	member->horizon = elt_log_horizon(work->status.raw);
-	work->window = member->window;
-
-	/* those of the pass before are gone */
-	memset(work->last_passed, 0, sizeof(work->last_passed));
-	work->class = NULL;
-	work->failures.desc = NULL;
-	if (work->pipeline->history)
-		elt_collapse_transactions(member->window->desc, member->window->rows, member->window->nrows);
-}
-
-/* The change_id up to which all windows tell all, and can be applied in the same way. */
-static int64
-find_limit(Step *step)
-{
-	int64		limit = PG_INT64_MAX;
-
-	for (int i = 0; i < step->group.nmembers; i++)
-	{
-		EltGroupMember *member = &step->group.members[i];
-		EltLogWindow *window = member->window;
-
-		if (member->horizon < PG_INT64_MAX)
-			limit = Min(limit, member->horizon - 1);
-		if (window->barrier != NULL)
-			limit = Min(limit, window->barrier->change_id - 1);
-		else if (!window->at_end)
-			limit = Min(limit, window->position);
-		for (int row = 0; row < window->nrows; row++)
-		{
-			bool		differs = member->work.pipeline->transform == NULL &&
-			window->rows[row]->schema_version != window->rows[0]->schema_version;
-
-			if (window->rows[row]->op != ELT_OP_SNAPSHOT && !differs)
-				continue;
-			limit = Min(limit, window->rows[row]->change_id - 1);
-			break;
-		}
-	}
-	return limit;
-}
-
-/* The group's items: all changes up to the limit, in the order of the source. */
-static void
-merge_windows(Step *step, int64 limit)
-{
-	EltGroup   *group = &step->group;
-	Size		size = 1;
-
-	for (int i = 0; i < group->nmembers; i++)
-	{
-		size += group->members[i].window->nrows;
-		group->members[i].merged = 0;
-	}
-	group->items = MemoryContextAllocHuge(CurrentMemoryContext, size * sizeof(EltGroupItem));
-	group->nitems = 0;
-	for (;;)
-	{
-		EltGroupMember *first = NULL;
-		EltLogRow  *row = NULL;
-
-		for (int i = 0; i < group->nmembers; i++)
-		{
-			EltLogRow  *next = next_row(&group->members[i]);
-
-			if (next != NULL && next->op != ELT_OP_TRUNCATE && next->change_id <= limit &&
-				(row == NULL || next->change_id < row->change_id))
-			{
-				first = &group->members[i];
-				row = next;
-			}
-		}
-		if (first == NULL)
-			break;
-		first->merged++;
-		group->items[group->nitems].member = first;
-		group->items[group->nitems++].row = row;
-	}
-}
-
-/* What of the member's comes behind the items; NULL: not known, or nothing. */
-static EltLogRow *
-next_row(const EltGroupMember *member)
-{
-	EltLogWindow *window = member->window;
-
-	return member->merged < window->nrows ? window->rows[member->merged] : window->barrier;
-}
-
-/*
- * Leaves out the last source transaction where there is more of it behind the
- * items.  If it is the only one it stays, and is returned: the step has to go
- * on with it.
- */
-static XLogRecPtr
-cut_to_commits(Step *step)
-{
-	EltGroup   *group = &step->group;
-	XLogRecPtr	last = group->items[group->nitems - 1].row->commit_lsn;
-	int			start = group->nitems;
-	bool		complete = true;
-
-	for (int i = 0; i < group->nmembers; i++)
-		complete = complete && !has_more(&group->members[i], last);
-	if (complete)
-		return InvalidXLogRecPtr;
-	while (start > 0 && group->items[start - 1].row->commit_lsn == last)
-		start--;
-	if (start == 0)
-		return last;
-	group->nitems = start;
-	return InvalidXLogRecPtr;
-}
-
-/*
- * Where a member has changes that ended their worker or overran the time
- * limit, leaves out what elt.attempts does not want to be tried together.  True
- * where even the first source transaction is too much: then it is the rest,
- * and is to be applied part by part.
- */
-static bool
-heeds_attempts(Step *step)
-{
-	EltGroup   *group = &step->group;
-	int64		limit = PG_INT64_MAX;
-	int			end = 0;
-
-	for (int i = 0; i < group->nmembers; i++)
-	{
-		EltGroupMember *member = &group->members[i];
-		EltLogRequest request = {0};
-
-		if (!member->work.status.attempts || step->announced || member->merged == 0)
-			continue;
-		request.after = member->window->rows[0]->change_id - 1;
-		request.upto = PG_INT64_MAX;
-		request.max_changes = member->merged;
-		elt_attempt_limit(&member->work, &request);
-		limit = Min(limit, request.upto);
-		if (request.max_changes < member->merged)
-			limit = Min(limit, member->window->rows[request.max_changes]->change_id - 1);
-		if (member->work.doomed != 0)
-			limit = 0;
-		member->work.doomed = 0;
-	}
-	while (end < group->nitems && group->items[end].row->change_id <= limit)
-		end++;
-	if (end == group->nitems)
-		return false;
-	while (end > 0 && group->items[end - 1].row->commit_lsn == group->items[end].row->commit_lsn)
-		end--;
-	if (end > 0)
-	{
-		group->nitems = end;
-		step->open_commit = InvalidXLogRecPtr;
-		return false;
-	}
-	for (end = 1; end < group->nitems && group->items[end].row->commit_lsn == group->items[0].row->commit_lsn;)
-		end++;
-	if (end < group->nitems)
-		step->open_commit = InvalidXLogRecPtr;
-	group->nitems = end;
-	return true;
-}
-
-/* Whether changes of this source transaction may follow the member's items. */
-static bool
-has_more(const EltGroupMember *member, XLogRecPtr commit_lsn)
-{
-	EltLogWindow *window = member->window;
-	EltLogRow  *next = next_row(member);
-
-	if (next != NULL)
-		return next->commit_lsn == commit_lsn && next->op != ELT_OP_SNAPSHOT;
-	return !window->at_end && window->settled_lsn == InvalidXLogRecPtr &&
-		window->nrows > 0 && window->rows[window->nrows - 1]->commit_lsn == commit_lsn;
-}
-
-/*
- * Where there are no items: the member whose copied rows or truncate come
- * next, NULL where there is none.  Copied rows of parents come before those of
- * children.
- */
-static EltGroupMember *
-first_special(Step *step)
-{
-	EltGroup   *group = &step->group;
-	EltGroupMember *first = NULL;
-
-	for (int i = 0; i < group->nmembers; i++)
-	{
-		EltGroupMember *member = &group->members[i];
-		EltLogRow  *row = next_row(member);
-
-		if (row != NULL && row->change_id < member->horizon &&
-			(first == NULL || row->change_id < next_row(first)->change_id))
-			first = member;
-	}
-	if (first == NULL || next_row(first)->op != ELT_OP_SNAPSHOT)
-		return first;
-	for (int i = 0; i < group->nmembers; i++)
-	{
-		EltLogRow  *row = next_row(&group->members[i]);
-
-		if (row != NULL && row->op == ELT_OP_SNAPSHOT)
-			return &group->members[i];
-	}
-	return first;
-}
-
-/* The member's copied rows become the items. */
-static void
-take_copied(Step *step, EltGroupMember *member)
-{
-	EltGroup   *group = &step->group;
-	EltLogWindow *window = member->window;
-
-	while (member->merged < window->nrows && window->rows[member->merged]->op == ELT_OP_SNAPSHOT &&
-		   (member->work.pipeline->transform != NULL ||
-			window->rows[member->merged]->schema_version == window->rows[0]->schema_version))
-	{
-		group->items[group->nitems].member = member;
-		group->items[group->nitems++].row = window->rows[member->merged++];
-	}
 }
 
 /* The truncates of a source transaction that are next: children first, as it may have named them in any order. */
@@ -630,7 +351,7 @@ apply_truncates(Step *step, XLogRecPtr commit_lsn)
 	{
 		EltGroupMember *member = &group->members[i];
 		EltWork    *work = &member->work;
-		EltLogRow  *row = next_row(member);
+		EltLogRow  *row = elt_group_next_row(member);
 
 		if (row == NULL || row->op != ELT_OP_TRUNCATE || row->commit_lsn != commit_lsn)
 			continue;
@@ -756,7 +477,7 @@ settle(Step *step)
 		if (member->position > member->settled)
 			elt_checkpoint_settle(pipeline_id, member->lanes, work->pipeline->lanes, member->position,
 								  member->settled_lsn, member->read, work->written);
-		if (work->status.attempts || step->announced)
+		if (work->status.attempts || step->group.announced)
 			elt_attempt_forget(pipeline_id);
 		if (work->status.state != 'b' || (work->status.breaker && !group->own_transaction) ||
 			(!step->drained && member->read <= work->parked))
@@ -778,7 +499,7 @@ roll_back(void *arg)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(step->context);
 	step->rolled_back = true;
-	if (!step->announced)
+	if (!step->group.announced)
 		return;
 	elt_worker_begin_work(group->members[0].work.pipeline->name);
 	MemoryContextSwitchTo(step->context);

@@ -39,6 +39,10 @@ typedef struct EltGroup
 	EltGroupMember *members;	/* parents first, by the targets' foreign keys */
 	int			nmembers;
 	bool		own_transaction;
+	int64		max_changes;	/* to read of each member; 0: as configured */
+	bool		announced;		/* see attempt.c */
+	XLogRecPtr	open_commit;	/* a source transaction of which there may be
+								 * more */
 	EltGroupItem *items;
 	int			nitems;
 	bool		careful;		/* apply them one by one, as elt.attempts asks
@@ -69,6 +73,26 @@ extern EltBatchEnd elt_group_run(List *pipelines, int64 max_changes,
 
 /* Puts parents before children, by the foreign keys between their targets. */
 extern void elt_group_sort(EltGroup *group);
+
+/*
+ * What comes next, in this order: elt_group_read reads the windows,
+ * elt_group_limit tells up to which change_id they tell all, elt_group_merge
+ * makes items of that, elt_group_cut leaves out what is no whole source
+ * transaction (or returns it, where it is the only one), and
+ * elt_group_heed_attempts what should not be tried together.
+ *
+ * Where there are no items: elt_group_first_special tells whose copied rows or
+ * truncate come next, and elt_group_take_copied makes items of such rows.
+ * elt_group_next_row: what comes behind a member's items, NULL: not known.
+ */
+extern void elt_group_read(EltGroup *group);
+extern int64 elt_group_limit(EltGroup *group);
+extern void elt_group_merge(EltGroup *group, int64 limit);
+extern XLogRecPtr elt_group_cut(EltGroup *group);
+extern bool elt_group_heed_attempts(EltGroup *group);
+extern EltGroupMember *elt_group_first_special(EltGroup *group);
+extern void elt_group_take_copied(EltGroup *group, EltGroupMember *member);
+extern EltLogRow *elt_group_next_row(const EltGroupMember *member);
 
 /*
  * Applies the group's items from the first on, at least all of one source

@@ -93,7 +93,7 @@ EOS
 	$looks++;
 }
 my $done = pgbench_finish($load);
-ok($done > 100, "the load ran: $done transactions");
+ok($done > 20, "the load ran: $done transactions");
 is($halves, 0, "none of $looks looks saw half of a transaction");
 ok($seen > 5, "the looks saw $seen states of the targets");
 drained('load');
