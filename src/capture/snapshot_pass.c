@@ -37,6 +37,7 @@
 #include "capture/snapshot.h"
 #include "capture/snapshot_pass.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "control/worker.h"
 #include "elt.h"
 #include "guc.h"
@@ -735,13 +736,13 @@ elt_pass_seal(const EltSource *source)
 	 * What the capture worker has to complete first, it is told again and
 	 * again: it may be busy, or done with one table when there is the next.
 	 */
-	if (TimestampDifferenceExceeds(told_at, GetCurrentTimestamp(), TELL_MS) &&
+	if (TimestampDifferenceExceeds(told_at, elt_clock_now(), TELL_MS) &&
 		elt_spi_run("SELECT FROM elt.snapshot_tables c JOIN elt.source_tables t USING (source_id, relation) "
 					"WHERE c.source_id = $1 AND t.state = 'pending' AND t.lacking AND NOT EXISTS "
 					"(SELECT FROM elt.snapshot_chunks k WHERE k.source_id = $1 AND k.relation = c.relation) LIMIT 1",
 					1, types, values, NULL) > 0)
 	{
-		told_at = GetCurrentTimestamp();
+		told_at = elt_clock_now();
 		elt_config_changed();
 	}
 	ended = elt_spi_run("DELETE FROM elt.snapshot_passes p WHERE source_id = $1 AND phase = 'copying' "
