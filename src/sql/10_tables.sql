@@ -170,7 +170,7 @@ CREATE TABLE elt.attempts (
 	deaths			int NOT NULL DEFAULT 0,		-- of workers or servers in the middle of it
 	overruns		int NOT NULL DEFAULT 0,		-- of the time limit
 	sqlstate		text NOT NULL,				-- of the last one
-	trying			timestamptz,				-- since when a batch on probation is at it
+	trying			timestamptz,				-- a batch on probation is at it: the start of the server's run that it is of
 	PRIMARY KEY (pipeline_id, first_change, last_change)
 );
 COMMENT ON TABLE elt.attempts IS 'changes that ended their worker or overran the time limit, until the pipeline is past them';

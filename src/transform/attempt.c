@@ -239,16 +239,17 @@ void
 elt_attempt_announce(EltWork *work)
 {
 	EltLogWindow *window = work->window;
-	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT4OID};
+	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(work->pipeline->pipeline_id), Int64GetDatum(window->rows[0]->change_id),
-	Int64GetDatum(window->rows[window->nrows - 1]->change_id), Int32GetDatum(window->nrows)};
+		Int64GetDatum(window->rows[window->nrows - 1]->change_id), Int32GetDatum(window->nrows),
+	TimestampTzGetDatum(elt_registry_started_at())};
 	EltSpi		spi;
 
 	elt_spi_begin(&spi);
 	elt_spi_run("INSERT INTO elt.attempts (pipeline_id, first_change, last_change, changes, sqlstate, trying) "
-				"VALUES ($1, $2, $3, $4, 'XX000', clock_timestamp()) "
+				"VALUES ($1, $2, $3, $4, 'XX000', $5) "
 				"ON CONFLICT (pipeline_id, first_change, last_change) DO UPDATE SET trying = excluded.trying",
-				4, types, values, NULL);
+				5, types, values, NULL);
 	elt_spi_end(&spi);
 	ForceSyncCommit();			/* a crash must not take it along */
 }
@@ -282,7 +283,10 @@ elt_attempt_withdraw(int64 pipeline_id, int64 first_change, int64 last_change)
 	elt_spi_end(&spi);
 }
 
-/* What an earlier run of the server was at when it ended. */
+/*
+ * What an earlier run of the server was at when it ended.  A run is known by
+ * the time it began at, which is not compared: that time may be set back.
+ */
 static void
 note_crashes(int64 pipeline_id)
 {
@@ -294,6 +298,6 @@ note_crashes(int64 pipeline_id)
 	elt_spi_run("UPDATE elt.attempts SET deaths = deaths + 1, sqlstate = 'XX000', trying = NULL "
 				"WHERE (pipeline_id, first_change, last_change) IN "
 				"(SELECT pipeline_id, first_change, last_change FROM elt.attempts "
-				"WHERE pipeline_id = $1 AND trying < $2 FOR UPDATE SKIP LOCKED)", 2, types, values, NULL);
+				"WHERE pipeline_id = $1 AND trying <> $2 FOR UPDATE SKIP LOCKED)", 2, types, values, NULL);
 	elt_spi_end(&spi);
 }
