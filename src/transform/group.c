@@ -542,7 +542,8 @@ report(Step *step, EltBatchCounts *counts)
 			elt_stats_forget_outcomes(pipeline_id);
 			elt_stats_set_retry_at(pipeline_id, elt_clock_now());
 		}
-		elt_batch_note_latency(pipeline_id, member->window->rows, member->next);
+		if (member->next > 0)
+			elt_batch_note_latency(pipeline_id, member->window->rows, member->next);
 	}
 	counts->drained = step->drained && !step->rolled_back;
 }
