@@ -180,7 +180,7 @@ select_candidates(EltResolve *resolve, int limit)
 	nulls[6] = filter->has_to_time ? ' ' : 'n';
 
 	elt_spi_begin(&spi);
-	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, q.bytes, q.key FROM elt.quarantine_unresolved q "
+	rows = elt_spi_run("SELECT q.quarantine_id, q.change_id, q.key_hash, q.schema_version, q.bytes, q.key, q.ctid FROM elt.quarantine_unresolved q "
 					   "WHERE q.pipeline_id = $1 "
 					   "AND ($2 IS NULL OR q.quarantine_id = ANY ($2)) "
 					   "AND ($3 IS NULL OR q.sqlstate = $3) AND ($4 IS NULL OR q.fingerprint = $4) "
@@ -207,6 +207,7 @@ select_candidates(EltResolve *resolve, int limit)
 		candidate->row.schema_version = (int32) elt_spi_int64(i, 4);
 		candidate->bytes = elt_spi_int64(i, 5);
 		candidate->row.key = elt_spi_datum(&spi, i, 6, &isnull);
+		candidate->row.place = *(ItemPointer) DatumGetPointer(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 7, &isnull));
 	}
 	elt_spi_end(&spi);
 }
@@ -341,6 +342,7 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 	Oid			types[] = {INT8ARRAYOID};
 	Datum		values[1];
 	Datum	   *ids = palloc(*n * sizeof(Datum));
+	int			at = 0;
 	EltLogRow **rows;
 	EltSpi		spi;
 
@@ -372,6 +374,9 @@ load_rows(TupleTableSlot *slot, const Candidate *candidates, int *n)
 		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, columns, nulls);
 		rows[i] = elt_log_form(slot, columns, nulls);
 		rows[i]->quarantine_id = DatumGetInt64(columns[ELT_RAW_NCOLUMNS]);
+		while (candidates[at].row.quarantine_id != rows[i]->quarantine_id)
+			at++;
+		rows[i]->place = candidates[at].row.place;
 	}
 	ExecClearTuple(slot);
 	elt_spi_end(&spi);

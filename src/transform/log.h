@@ -27,6 +27,7 @@ typedef struct EltLogRow
 	Datum		unchanged;
 	MinimalTuple tuple;			/* NULL: not one that was asked for */
 	int64		quarantine_id;	/* comes from elt.quarantine; 0: from the log */
+	ItemPointerData place;		/* its row of quarantine_unresolved then */
 	bool		failed;			/* was quarantined, or stays so */
 	bool		moot;			/* not to be applied; see
 								 * elt_collapse_transactions */

@@ -45,6 +45,7 @@ static BlockedEntry *entry_of(EltBlockedKeys *blocked, int32 key_hash);
 static int	compare_ids(const void *a, const void *b);
 static Datum bigint_array(EltLogRow **rows, int nrows);
 static Datum quarantine_id_array(EltLogRow **rows, int nrows);
+static Datum place_array(EltLogRow **rows, int nrows);
 static Datum key_hash_array(EltLogRow **rows, int nrows);
 static Datum op_array(EltLogRow **rows, int nrows);
 static Datum key_array(EltLogRow **rows, int nrows);
@@ -255,8 +256,8 @@ compare_ids(const void *a, const void *b)
 int64
 elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const char *by, const char *note)
 {
-	Oid			types[] = {INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID};
-	char		nulls[] = "    ";
+	Oid			types[] = {INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TIDARRAYOID};
+	char		nulls[] = "     ";
 	Datum		values[lengthof(types)];
 	int64		resolved;
 	EltSpi		spi;
@@ -265,19 +266,22 @@ elt_quarantine_resolve(EltLogRow **rows, int nrows, const char *status, const ch
 	values[1] = CStringGetTextDatum(status);
 	values[2] = CStringGetTextDatum(by);
 	values[3] = text_or_null(note, &nulls[3]);
-
-	elt_spi_begin(&spi);
-	elt_spi_use_indexes();
-	resolved = elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_unresolved WHERE ctid = ANY (ARRAY("
-						   "SELECT u.place FROM unnest($1) AS a (id) CROSS JOIN LATERAL "
-						   "(SELECT u.ctid AS place FROM elt.quarantine_unresolved u WHERE u.quarantine_id = a.id OFFSET 0) AS u)) "
-						   "RETURNING quarantine_id, pipeline_id, change_id) "
-						   "INSERT INTO elt.quarantine_resolved (quarantine_id, pipeline_id, change_id, resolved_at, status, resolved_by, note) "
-						   "SELECT quarantine_id, pipeline_id, change_id, now(), $2, $3, $4 FROM gone", 4, types, values, nulls);
+	values[4] = place_array(rows, nrows);
 
 	/*
-	 * a row that moved meanwhile, as the breaker's holding back moves it, is
-	 * not at its place any more
+	 * no place is taken by another row while the snapshot is held that it was
+	 * found under
+	 */
+	elt_spi_begin(&spi);
+	elt_spi_use_indexes();
+	resolved = elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_unresolved WHERE ctid = ANY ($5) "
+						   "RETURNING quarantine_id, pipeline_id, change_id) "
+						   "INSERT INTO elt.quarantine_resolved (quarantine_id, pipeline_id, change_id, resolved_at, status, resolved_by, note) "
+						   "SELECT quarantine_id, pipeline_id, change_id, now(), $2, $3, $4 FROM gone", lengthof(types), types, values, nulls);
+
+	/*
+	 * a row that was updated meanwhile, as the breaker's holding back does,
+	 * is somewhere else
 	 */
 	if (resolved < nrows)
 		resolved += elt_spi_run("WITH gone AS (DELETE FROM elt.quarantine_unresolved WHERE quarantine_id = ANY ($1) "
@@ -346,6 +350,16 @@ quarantine_id_array(EltLogRow **rows, int nrows)
 	for (int i = 0; i < nrows; i++)
 		datums[i] = Int64GetDatum(rows[i]->quarantine_id);
 	return PointerGetDatum(construct_array(datums, nrows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+static Datum
+place_array(EltLogRow **rows, int nrows)
+{
+	Datum	   *datums = palloc(nrows * sizeof(Datum));
+
+	for (int i = 0; i < nrows; i++)
+		datums[i] = PointerGetDatum(&rows[i]->place);
+	return PointerGetDatum(construct_array(datums, nrows, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT));
 }
 
 static Datum

@@ -44,7 +44,13 @@ sub retention_ran
 
 sub kept { return sql("SELECT count(*) FROM elt_raw.s WHERE relation = 'public.a' AND change_id <= $_[0]") }
 
-sub needed_by { return sql("SELECT coalesce(needed_by, '') FROM elt.raw_staging WHERE source = 's' AND relation = 'public.a'") }
+# Who needs a leaf is said by the last look at it, which may have found the leaf locked.
+sub needed_by_ok
+{
+	my ($who, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_ok($node, "SELECT needed_by ~ '^$who' FROM elt.raw_staging WHERE source = 's' AND relation = 'public.a'", $what);
+}
 
 sql('CREATE EXTENSION elt');
 alerts_soon($node);
@@ -75,7 +81,7 @@ poll_ok($node, "SELECT upto_change > 0 AND leaves >= 3 FROM elt.raw_dropped WHER
 	'the leaves of a relation that no pipeline reads go');
 poll_ok($node, "SELECT NOT EXISTS (SELECT FROM elt_raw.s WHERE relation = 'public.b')", 'all of them');
 is(kept($last), 3000, 'those that a paused pipeline has still to read stay');
-like(needed_by(), qr/^pipeline p, /, 'and the view says for whom');
+needed_by_ok('pipeline p, ', 'and the view says for whom');
 sql("SELECT elt.pause_source('s')");
 retention_ran();
 is(kept($last), 3000, 'also while capture is stopped');
@@ -102,7 +108,7 @@ my $open = sql('SELECT change_id FROM elt.quarantine');
 my $parked = sql('SELECT change_id FROM elt.parked');
 poll_ok($node, "SELECT oldest_change > $last FROM elt.raw_staging WHERE relation = 'public.a'", 'what is settled goes');
 retention_ran();
-like(needed_by(), qr/^quarantined change $open of pipeline p/, 'what is quarantined stays');
+needed_by_ok("quarantined change $open of pipeline p", 'what is quarantined stays');
 is(sql("SELECT count(*) FROM elt_raw.s WHERE change_id IN ($open, $parked)"), '2', 'with what is parked behind it');
 like(sql("SELECT elt.raw_needed_by(source_id, 'public.a', $parked, $parked, 'F/0', '1 s') FROM elt.sources WHERE name = 's'"),
 	qr/^parked change $parked of pipeline p/, 'which counts by itself');
@@ -129,7 +135,7 @@ my $replay = session("CALL elt.replay('p', rate => 20);");
 poll_ok($node, "SELECT count(*) = 1 FROM elt.progress_replay WHERE state = 'running' AND phase = 'apply'", 'a replay runs');
 sql("SELECT elt.set_raw_retention('s', NULL)");
 retention_ran();
-like(needed_by(), qr/^replay \d+ of pipeline p/, 'what a replay needs stays');
+needed_by_ok('replay [0-9]+ of pipeline p', 'what a replay needs stays');
 is(sql("SELECT min(change_id) FROM elt_raw.s WHERE relation = 'public.a'"), $first, 'all of it');
 sql("SELECT elt.cancel_replay(run_id) FROM elt.progress_replay WHERE state = 'running'");
 $replay->{handle}->finish;
