@@ -109,7 +109,19 @@ elt_resolve_find(EltPipeline *pipeline, const EltResolveFilter *filter, bool own
 	resolve->pipeline = pipeline;
 	resolve->filter = *filter;
 	resolve->own_transaction = own_transaction;
+
+	/*
+	 * whether there are many is seen without looking for the oldest of each
+	 * key
+	 */
+	resolve->filter.heads = filter->heads && filter->max_rows < MANY;
 	select_candidates(resolve, Min(filter->max_rows, MANY));
+	if (resolve->filter.heads != filter->heads)
+	{
+		resolve->filter.heads = true;
+		if (resolve->ncandidates < MANY)
+			select_candidates(resolve, MANY);
+	}
 	return resolve->ncandidates > 0 ? resolve : NULL;
 }
 
