@@ -1,6 +1,6 @@
 # Shapes of relations: DDL on tables that are written to and on quiet ones, what
-# it changed, rewrites, renames, tables that take another's name; what pipelines
-# see of it, and what alerts say.
+# it changed, rewrites, renames, tables that take another's name, partitions that
+# come and go; what pipelines see of it, and what alerts say.
 use strict;
 use warnings;
 
@@ -197,6 +197,108 @@ $node->safe_psql('postgres', q[SELECT pg_logical_emit_message(true, 'elt', m) FR
 $node->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'elt', decode('0052ff00', 'hex'))});
 is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'forged messages pass');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.schema_versions'), $versions, 'and say nothing of shapes');
+
+# ---- rows that come and go with a partition ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE away');
+$node->append_conf('postgresql.conf', 'elt.heartbeat_interval = 500ms');
+$node->reload;
+
+# The partitions of a table as last looked at, and what asks for a copy of it.
+sub seen_soon
+{
+	my ($source, $names, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	poll_ok($node, qq{SELECT coalesce((SELECT string_agg(l->>'name', ' ' ORDER BY l->>'name') FROM jsonb_each(leaves) x (k, l)), '') = '$names'
+		FROM elt.source_partitions JOIN elt.sources USING (source_id) WHERE name = '$source' AND leaves IS NOT NULL}, "$source: $what is seen");
+	return;
+}
+
+sub asked
+{
+	my ($source) = @_;
+	return $node->safe_psql('postgres', "SELECT concat_ws(' | ', reason, detail) FROM elt.resyncs_needed WHERE source = '$source' AND relation = 'public.root'");
+}
+
+foreach my $case ([ 'near', 'postgres' ], [ 'far', 'away' ])
+{
+	my ($source, $database) = @$case;
+	my $at_source = sub { return $node->safe_psql($database, $_[0]) };
+	my $asks_soon = sub {
+		my ($detail, $what) = @_;
+		local $Test::Builder::Level = $Test::Builder::Level + 1;
+		poll_ok($node, "SELECT detail = '$detail' FROM elt.resyncs_needed WHERE source = '$source' AND reason = 'partitions'", "$source: $what asks for a copy");
+	};
+	my $copied = sub {
+		my ($what) = @_;
+		local $Test::Builder::Level = $Test::Builder::Level + 1;
+		$node->safe_psql('postgres', "SELECT elt.resync_table('$source', 'public.root'); SELECT elt.wait_for_source('$source', timeout => '180 s')");
+		is(asked($source), '', "$source: a copy settles $what");
+		is($node->safe_psql('postgres', qq{SELECT string_agg(after->>'id', ' ' ORDER BY (after->>'id')::int) FROM elt_raw.$source
+			WHERE relation = 'public.root' AND change_id > (SELECT max(change_id) FROM elt_raw.$source WHERE relation = 'public.root' AND op = 't')}),
+			$at_source->("SELECT string_agg(id::text, ' ' ORDER BY id) FROM root"), "$source: and has the table's rows");
+	};
+
+	$at_source->(<<'EOS');
+CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE r1 PARTITION OF root FOR VALUES FROM (10) TO (20);
+CREATE TABLE r2 PARTITION OF root FOR VALUES FROM (20) TO (30);
+INSERT INTO root VALUES (11), (21);
+CREATE PUBLICATION by_root FOR TABLE root WITH (publish_via_partition_root = true);
+EOS
+	my $conninfo = $database eq 'away' ? $node->connstr($database) =~ s/'/''/gr : undef;
+	$node->safe_psql('postgres', "SELECT elt.create_source('$source', publication => 'by_root'" . ($conninfo ? ", conninfo => '$conninfo'" : '') . ')');
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('$source', timeout => '180 s')");
+	seen_soon($source, 'public.r1 public.r2', 'what is there');
+
+	# what brings or takes no row, or says so itself
+	$at_source->('CREATE TABLE r3 (id int PRIMARY KEY); ALTER TABLE root ATTACH PARTITION r3 FOR VALUES FROM (30) TO (40)');
+	seen_soon($source, 'public.r1 public.r2 public.r3', 'an empty partition that was attached');
+	$at_source->('ALTER TABLE root DETACH PARTITION r3');
+	seen_soon($source, 'public.r1 public.r2', 'and detached');
+	$at_source->('CREATE TABLE r4 PARTITION OF root FOR VALUES FROM (40) TO (50); INSERT INTO root VALUES (41)');
+	seen_soon($source, 'public.r1 public.r2 public.r4', 'one that was made in its place and written to');
+	$at_source->('VACUUM FULL r1');
+	my $file = $at_source->("SELECT pg_relation_filenode('r1')");
+	poll_ok($node, qq{SELECT EXISTS (SELECT FROM elt.source_partitions, jsonb_each(leaves) l WHERE l.value->>'file' = '$file')}, "$source: another file is seen");
+	$at_source->('TRUNCATE root; INSERT INTO root VALUES (12), (22), (42)');
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('$source', timeout => '180 s')");
+	is(asked($source), '', "$source: none of that asks for a copy");
+
+	# what does, each by itself
+	$at_source->(<<'EOS');
+CREATE TABLE r5 (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE "R5 a" PARTITION OF r5 FOR VALUES FROM (50) TO (55);
+CREATE TABLE r5b PARTITION OF r5 FOR VALUES FROM (55) TO (60);
+INSERT INTO r5 VALUES (51);
+ALTER TABLE root ATTACH PARTITION r5 FOR VALUES FROM (50) TO (60);
+EOS
+	$asks_soon->('attached: public."R5 a"', 'a partition that was attached with rows');
+	$copied->('an attached partition');
+	$at_source->('TRUNCATE r5');
+	$asks_soon->('truncated: public."R5 a", public.r5b', 'a partition that was truncated alone');
+	$copied->('a truncated partition');
+	$at_source->('ALTER TABLE root DETACH PARTITION r4 CONCURRENTLY');
+	$asks_soon->('detached: public.r4', 'a partition that was detached with rows');
+	$copied->('a detached partition');
+	$at_source->('ALTER TABLE root DETACH PARTITION r2; INSERT INTO r2 VALUES (23); ALTER TABLE root ATTACH PARTITION r2 FOR VALUES FROM (20) TO (30)');
+	$asks_soon->('attached: public.r2', 'one that was away for a moment');
+	$copied->('one that was away');
+}
+
+# all at once, with a stop in between
+$node->safe_psql('postgres', 'DROP TABLE r2; TRUNCATE r1');
+poll_ok($node, q{SELECT detail = 'detached: public.r2; truncated: public.r1' FROM elt.resyncs_needed WHERE source = 'near'}, 'all that happened is listed');
+alerts_soon($node);
+poll_ok($node, q{SELECT bool_or(detail LIKE '%elt.resync_table(%; detached: public.r2; truncated: public.r1') FROM elt.alerts
+	WHERE rule = 'resync_needed' AND labels->>'source' = 'near' AND labels->>'reason' = 'partitions' AND state = 'firing'}, 'and alerted');
+$node->restart;
+$node->safe_psql('away', 'DROP TABLE r5');
+poll_ok($node, q{SELECT detail = 'detached: public."R5 a", public.r5b' FROM elt.resyncs_needed WHERE source = 'far'}, 'a look goes on from the one before a restart');
+is(asked('near'), 'partitions | detached: public.r2; truncated: public.r1', 'and what was found before stays');
+$node->safe_psql('postgres', q{SELECT elt.resync_source('far'); SELECT elt.wait_for_source('far', timeout => '180 s')});
+is(asked('far'), '', 'a source begun anew settles it too');
 
 $node->stop;
 done_testing();
