@@ -482,6 +482,7 @@ COMMENT ON FUNCTION elt.resync_table(text, text) IS
 CREATE TABLE elt.source_partitions (
 	source_id		bigint NOT NULL,
 	relation		text NOT NULL,
+	root			oid,						-- the table's OID at the source; NULL: not looked at yet
 	copied_lsn		pg_lsn,						-- what was committed before came with the copy; NULL: it was not copied
 	leaves			jsonb,						-- as last seen, by OID: name, file, attached (the transactions that made it a partition); NULL: not yet
 	changes			jsonb NOT NULL DEFAULT '[]',	-- since the copy: [{"change": "attached", "partition": …}, …]
@@ -505,8 +506,8 @@ CREATE FUNCTION elt.base_partitions(source_id bigint, copied_lsn pg_lsn, relatio
 	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 	DELETE FROM elt.source_partitions p WHERE p.source_id = $1 AND p.relation = ANY ($3);
-	INSERT INTO elt.source_partitions (source_id, relation, copied_lsn, leaves)
-	SELECT $1, s.key, $2, s.value->'leaves' FROM jsonb_each($4) s WHERE s.key = ANY ($3)
+	INSERT INTO elt.source_partitions (source_id, relation, root, copied_lsn, leaves)
+	SELECT $1, s.key, (s.value->>'oid')::oid, $2, s.value->'leaves' FROM jsonb_each($4) s WHERE s.key = ANY ($3)
 $$;
 COMMENT ON FUNCTION elt.base_partitions(bigint, pg_lsn, text[], jsonb) IS
 	'internal: the partitions of tables as the snapshot of their copy sees them; for who plans it and has locked their rows of source_tables';
@@ -546,7 +547,7 @@ DECLARE
 	found_changes jsonb;
 	unknown boolean;
 BEGIN
-	FOR r IN SELECT s.key AS relation, s.value->'oid' AS root, s.value->'leaves' AS leaves
+	FOR r IN SELECT s.key AS relation, (s.value->>'oid')::oid AS root, s.value->'leaves' AS leaves
 			 FROM jsonb_each($3) s
 			 JOIN elt.source_tables t ON t.source_id = $1 AND t.relation = s.key AND t.state = 'ready'
 			 LEFT JOIN elt.source_partitions p ON p.source_id = $1 AND p.relation = s.key
@@ -558,12 +559,16 @@ BEGIN
 		SELECT * INTO known FROM elt.source_partitions p WHERE p.source_id = $1 AND p.relation = r.relation;
 		CONTINUE WHEN $2 < known.copied_lsn;
 		IF known.leaves IS NULL THEN
-			INSERT INTO elt.source_partitions AS p (source_id, relation, leaves) VALUES ($1, r.relation, r.leaves)
-			ON CONFLICT ON CONSTRAINT source_partitions_pkey DO UPDATE SET leaves = excluded.leaves;
-			CONTINUE;
+			-- a table that was renamed goes on from the last look at its old name
+			INSERT INTO elt.source_partitions AS p (source_id, relation, root, leaves)
+			VALUES ($1, r.relation, r.root, coalesce((SELECT o.leaves FROM elt.source_partitions o
+					WHERE o.source_id = $1 AND o.root = r.root AND o.relation <> r.relation
+					ORDER BY o.changed_at DESC NULLS LAST LIMIT 1), r.leaves))
+			ON CONFLICT ON CONSTRAINT source_partitions_pkey DO UPDATE SET root = excluded.root, leaves = excluded.leaves
+			RETURNING p.leaves INTO known.leaves;
 		END IF;
 
-		SELECT coalesce(jsonb_agg(jsonb_build_object('leaf', coalesce(o.key, n.key)::bigint, 'root', r.root)), '[]'),
+		SELECT coalesce(jsonb_agg(jsonb_build_object('leaf', coalesce(o.key, n.key)::bigint, 'root', r.root::bigint)), '[]'),
 			   coalesce(jsonb_agg(jsonb_build_object(
 					'change', CASE WHEN n.key IS NULL THEN 'detached' ELSE 'attached' END,
 					'partition', coalesce(n.value, o.value)->>'name')
@@ -582,7 +587,7 @@ BEGIN
 		WHERE o.value->'attached' IS DISTINCT FROM n.value->'attached';
 
 		IF new = '[]' OR ($4 IS NOT NULL AND NOT unknown) THEN
-			UPDATE elt.source_partitions p SET leaves = r.leaves,
+			UPDATE elt.source_partitions p SET root = r.root, leaves = r.leaves,
 				changes = elt.add_partition_changes(p.changes, found_changes),
 				changed_at = CASE WHEN found_changes = '[]' THEN p.changed_at ELSE clock_timestamp() END
 			WHERE p.source_id = $1 AND p.relation = r.relation;

@@ -201,8 +201,8 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.schema_versions'), $ve
 # ---- rows that come and go with a partition ----
 
 $node->safe_psql('postgres', 'CREATE DATABASE away');
-$node->append_conf('postgresql.conf', 'elt.heartbeat_interval = 500ms');
-$node->reload;
+$node->append_conf('postgresql.conf', 'elt.heartbeat_interval = 200ms');
+$node->restart;
 
 # The partitions of a table as last looked at, and what asks for a copy of it.
 sub seen_soon
@@ -287,9 +287,33 @@ EOS
 	$copied->('one that was away');
 }
 
+# one that comes while a copy is on its way, which has what its snapshot saw
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE r9 PARTITION OF root FOR VALUES FROM (1000) TO (50000);
+INSERT INTO root SELECT generate_series(1000, 30000);
+CREATE TABLE r6 (id int PRIMARY KEY);
+INSERT INTO r6 VALUES (61);
+ALTER SYSTEM SET elt.snapshot_rate = '300kB';
+SELECT pg_reload_conf();
+SELECT elt.resync_table('near', 'public.root');
+EOS
+poll_ok($node, "SELECT phase = 'copying' FROM elt.snapshot_passes", 'a copy is on its way');
+$node->safe_psql('postgres', 'ALTER TABLE root ATTACH PARTITION r6 FOR VALUES FROM (60) TO (70)');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.snapshot_passes'), '1', 'and is, when a partition is attached');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET elt.snapshot_rate; SELECT pg_reload_conf()');
+poll_ok($node, q{SELECT detail = 'attached: public.r6' FROM elt.resyncs_needed WHERE source = 'near'}, 'which asks for another');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+is(asked('near'), '', 'that settles it');
+
+# a table that is renamed goes on from the look before
+$node->safe_psql('postgres', 'ALTER TABLE root RENAME TO tree; ALTER TABLE tree DETACH PARTITION r6; INSERT INTO tree VALUES (13)');
+poll_ok($node, q{SELECT relation = 'public.tree' AND detail = 'detached: public.r6' FROM elt.resyncs_needed WHERE source = 'near'}, 'a table that was renamed meanwhile asks by its new name');
+$node->safe_psql('postgres', 'ALTER TABLE tree RENAME TO root; INSERT INTO root VALUES (14)');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+
 # all at once, with a stop in between
 $node->safe_psql('postgres', 'DROP TABLE r2; TRUNCATE r1');
-poll_ok($node, q{SELECT detail = 'detached: public.r2; truncated: public.r1' FROM elt.resyncs_needed WHERE source = 'near'}, 'all that happened is listed');
+poll_ok($node, q{SELECT detail = 'detached: public.r2; truncated: public.r1' FROM elt.resyncs_needed WHERE source = 'near' AND relation = 'public.root'}, 'all that happened is listed');
 alerts_soon($node);
 poll_ok($node, q{SELECT bool_or(detail LIKE '%elt.resync_table(%; detached: public.r2; truncated: public.r1') FROM elt.alerts
 	WHERE rule = 'resync_needed' AND labels->>'source' = 'near' AND labels->>'reason' = 'partitions' AND state = 'firing'}, 'and alerted');
