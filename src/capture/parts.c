@@ -9,8 +9,8 @@
  * A look costs the source one statement on its catalogs, and those of a source
  * whose publication does not publish by roots find nothing.  Only partitions
  * that came or went are measured, for which their file must be opened: that
- * needs a lock, and is not waited for (at a remote source for LOCK_TIMEOUT_MS);
- * where it is not to be had, all is left for the next look.
+ * needs a lock, which the supervisor does not wait for, and the watch for
+ * LOCK_TIMEOUT_MS; where it is not to be had, all is left for the next look.
  *
  * A partition is told by its OID and by the transactions that attached it and
  * what is between it and the root, so that one that was away for a moment is
@@ -29,6 +29,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -40,7 +41,7 @@ static const char *sizes_query(const char *differing);
 static void look(const EltSource *source, EltStream *stream, XLogRecPtr end);
 static char *note_looked(const EltSource *source, XLogRecPtr end, const char *seen, const char *measured);
 static char *note(int64 source_id, XLogRecPtr end, const char *seen, const char *measured, EltSpi *spi);
-static bool lock_leaves(const char *differing, EltSpi *spi);
+static bool are_free(const char *differing);
 
 /*
  * One value: by name, the topmost published root's OID and its leaves.  In SQL
@@ -110,8 +111,11 @@ elt_parts_look_local(const EltSource *source)
 	if (strcmp(seen, "{}") != 0)
 	{
 		differing = note(source->source_id, end, seen, NULL, &spi);
-		if (differing != NULL && lock_leaves(differing, &spi))
+		if (differing != NULL && are_free(differing))
 		{
+			/* should somebody come in between */
+			(void) set_config_option("lock_timeout", CppAsString2(LOCK_TIMEOUT_MS), PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
 			elt_spi_execute(sizes_query(differing));
 			(void) note(source->source_id, end, seen, elt_spi_text(&spi, 0, 1), &spi);
 		}
@@ -119,9 +123,12 @@ elt_parts_look_local(const EltSource *source)
 	elt_spi_end(&spi);
 }
 
-/* Without waiting; held to the end of the transaction. */
+/*
+ * Whether none of the partitions is locked so that to measure it would wait.
+ * One after the other: there may be more than the lock table has room for.
+ */
 static bool
-lock_leaves(const char *differing, EltSpi *spi)
+are_free(const char *differing)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(differing)};
@@ -130,8 +137,11 @@ lock_leaves(const char *differing, EltSpi *spi)
 
 	for (uint64 row = 0; row < rows; row++)
 	{
-		if (!ConditionalLockRelationOid((Oid) elt_spi_int64(row, 1), AccessShareLock))
+		Oid			leaf = (Oid) elt_spi_int64(row, 1);
+
+		if (!ConditionalLockRelationOid(leaf, AccessShareLock))
 			return false;
+		UnlockRelationOid(leaf, AccessShareLock);
 	}
 	return true;
 }

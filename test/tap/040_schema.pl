@@ -305,6 +305,20 @@ poll_ok($node, q{SELECT detail = 'attached: public.r6' FROM elt.resyncs_needed W
 $node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
 is(asked('near'), '', 'that settles it');
 
+# one that is locked is measured later, and the supervisor does not wait for it
+my $holder = $node->background_psql('postgres', on_error_stop => 1);
+$holder->query_safe('CREATE TABLE r7 (id int PRIMARY KEY); INSERT INTO r7 VALUES (71)');
+$holder->query_safe('BEGIN; ALTER TABLE root ATTACH PARTITION r7 FOR VALUES FROM (70) TO (80); COMMIT\; BEGIN\; LOCK TABLE r7');
+foreach my $call (qw(pause resume))
+{
+	$node->safe_psql('postgres', "SELECT elt.${call}_source('near')");
+	poll_ok($node, "SELECT (pid IS NULL) = ('$call' = 'pause') FROM elt.stat_sources WHERE source = 'near'", "beside a partition that is locked a ${call} goes through");
+}
+$holder->query_safe('COMMIT');
+$holder->quit;
+poll_ok($node, q{SELECT detail = 'attached: public.r7' FROM elt.resyncs_needed WHERE source = 'near'}, 'which asks for a copy once it is measured');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+
 # a table that is renamed goes on from the look before
 $node->safe_psql('postgres', 'ALTER TABLE root RENAME TO tree; ALTER TABLE tree DETACH PARTITION r6; INSERT INTO tree VALUES (13)');
 poll_ok($node, q{SELECT relation = 'public.tree' AND detail = 'detached: public.r6' FROM elt.resyncs_needed WHERE source = 'near'}, 'a table that was renamed meanwhile asks by its new name');
