@@ -461,6 +461,145 @@ CREATE FUNCTION elt.resync_table(source text, relation text) RETURNS void
 COMMENT ON FUNCTION elt.resync_table(text, text) IS
 	'copies a table anew beside the stream: a truncate and the present rows, which readers see at once when all are there';
 /*
+ * Partitions of tables that are captured through their root.
+ *
+ * Rows that come or go with a partition have no changes of their own: ATTACH
+ * of one that has rows, DETACH or DROP of one, TRUNCATE of one alone.  Raw
+ * staging no longer gives the table then, and resyncs_needed says so.  Who
+ * finds it: the truncate is in WAL, and the capture worker is told of it; the
+ * partitions are laid beside those of the look before, every few seconds
+ * (src/capture/parts.c).
+ *
+ * What they are laid beside begins with the copy: the partitions as its own
+ * snapshot saw them.  So a partition that came or went since, at any moment,
+ * is found by a look after it; a look from before the copy says nothing and
+ * is left out, by its place in the source's WAL.  A table that was not copied
+ * begins with the first look.
+ *
+ * A partition that came, or went, without a row asks for nothing.  In doubt it
+ * asks: a copy too many costs time, a missed one leaves wrong data for good.
+ */
+CREATE TABLE elt.source_partitions (
+	source_id		bigint NOT NULL,
+	relation		text NOT NULL,
+	root			oid,						-- the table's OID at the source; NULL: not looked at yet
+	copied_lsn		pg_lsn,						-- what was committed before came with the copy; NULL: it was not copied
+	leaves			jsonb,						-- as last seen, by OID: name, file, attached (the transactions that made it a partition); NULL: not yet
+	changes			jsonb NOT NULL DEFAULT '[]',	-- since the copy: [{"change": "attached", "partition": …}, …]
+	changed_at		timestamptz,
+	PRIMARY KEY (source_id, relation),
+	FOREIGN KEY (source_id, relation) REFERENCES elt.source_tables ON DELETE CASCADE
+);
+COMMENT ON TABLE elt.source_partitions IS
+	'the partitions of each table that is captured through its root, and what came or went with them since its copy';
+
+/* The names of a hundred tell enough. */
+CREATE FUNCTION elt.add_partition_changes(changes jsonb, more jsonb) RETURNS jsonb
+	LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN jsonb_array_length($1) >= 100 THEN $1
+		ELSE $1 || coalesce((SELECT jsonb_agg(m) FROM jsonb_array_elements($2) m WHERE NOT $1 @> jsonb_build_array(m)), '[]') END
+$$;
+COMMENT ON FUNCTION elt.add_partition_changes(jsonb, jsonb) IS 'internal: adds to source_partitions.changes what is not in it';
+
+CREATE FUNCTION elt.base_partitions(source_id bigint, copied_lsn pg_lsn, relations text[], seen jsonb) RETURNS void
+	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM elt.source_partitions p WHERE p.source_id = $1 AND p.relation = ANY ($3);
+	INSERT INTO elt.source_partitions (source_id, relation, root, copied_lsn, leaves)
+	SELECT $1, s.key, (s.value->>'oid')::oid, $2, s.value->'leaves' FROM jsonb_each($4) s WHERE s.key = ANY ($3)
+$$;
+COMMENT ON FUNCTION elt.base_partitions(bigint, pg_lsn, text[], jsonb) IS
+	'internal: the partitions of tables as the snapshot of their copy sees them; for who plans it and has locked their rows of source_tables';
+
+CREATE FUNCTION elt.note_truncated_partition(source_id bigint, relation text, partition text, commit_lsn pg_lsn) RETURNS void
+	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT FROM elt.source_tables t WHERE t.source_id = $1 AND t.relation = $2 FOR NO KEY UPDATE;
+	INSERT INTO elt.source_partitions AS p (source_id, relation, changes, changed_at)
+	SELECT $1, $2, c.change, clock_timestamp()
+	FROM (SELECT jsonb_build_array(jsonb_build_object('change', 'truncated', 'partition', $3))) c (change)
+	ON CONFLICT ON CONSTRAINT source_partitions_pkey DO UPDATE
+		SET changes = elt.add_partition_changes(p.changes, excluded.changes), changed_at = excluded.changed_at
+		WHERE p.copied_lsn IS NULL OR $4 > p.copied_lsn
+$$;
+COMMENT ON FUNCTION elt.note_truncated_partition(bigint, text, text, pg_lsn) IS
+	'internal: a partition was truncated alone, as the stream tells';
+
+/*
+ * What a look saw: seen has, by the name of each table, its OID and its
+ * leaves.  Partitions that came or went have to be measured first: returns
+ * them as [{"leaf": OID, "root": OID}, …], and notes nothing.  The second call
+ * has in measured, by OID, what was found: bytes, born (it was made as a
+ * partition, so all its rows came through the stream).
+ *
+ * A table whose row is locked, by who copies it or stages rows that lack
+ * values, is left for the next look.
+ */
+CREATE FUNCTION elt.note_partitions(source_id bigint, at pg_lsn, seen jsonb, measured jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	r record;
+	known elt.source_partitions;
+	new jsonb;
+	differing jsonb := '[]';
+	found_changes jsonb;
+	unknown boolean;
+BEGIN
+	FOR r IN SELECT s.key AS relation, (s.value->>'oid')::oid AS root, s.value->'leaves' AS leaves
+			 FROM jsonb_each($3) s
+			 JOIN elt.source_tables t ON t.source_id = $1 AND t.relation = s.key AND t.state = 'ready'
+			 LEFT JOIN elt.source_partitions p ON p.source_id = $1 AND p.relation = s.key
+			 WHERE p.leaves IS DISTINCT FROM s.value->'leaves' LOOP
+		-- whoever had the row has committed: what it wrote is seen from here on
+		PERFORM FROM elt.source_tables t
+		WHERE t.source_id = $1 AND t.relation = r.relation AND t.state = 'ready' FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
+		SELECT * INTO known FROM elt.source_partitions p WHERE p.source_id = $1 AND p.relation = r.relation;
+		CONTINUE WHEN $2 < known.copied_lsn;
+		IF known.leaves IS NULL THEN
+			-- a table that was renamed goes on from the last look at its old name
+			INSERT INTO elt.source_partitions AS p (source_id, relation, root, leaves)
+			VALUES ($1, r.relation, r.root, coalesce((SELECT o.leaves FROM elt.source_partitions o
+					WHERE o.source_id = $1 AND o.root = r.root AND o.relation <> r.relation
+					ORDER BY o.changed_at DESC NULLS LAST LIMIT 1), r.leaves))
+			ON CONFLICT ON CONSTRAINT source_partitions_pkey DO UPDATE SET root = excluded.root, leaves = excluded.leaves
+			RETURNING p.leaves INTO known.leaves;
+		END IF;
+
+		SELECT coalesce(jsonb_agg(jsonb_build_object('leaf', coalesce(o.key, n.key)::bigint, 'root', r.root::bigint)), '[]'),
+			   coalesce(jsonb_agg(jsonb_build_object(
+					'change', CASE WHEN n.key IS NULL THEN 'detached' ELSE 'attached' END,
+					'partition', coalesce(n.value, o.value)->>'name')
+					ORDER BY n.key IS NULL, coalesce(n.value, o.value)->>'name')
+				FILTER (WHERE CASE
+					-- of the same file, and without a block: it went as it had come
+					WHEN n.key IS NULL THEN NOT coalesce(m.value->'bytes' = '0' AND m.value->'file' = o.value->'file', false)
+					-- it went, and came again
+					WHEN o.key IS NOT NULL THEN true
+					ELSE NOT (m.value->'bytes' = '0' OR (m.value->>'born')::boolean) END), '[]'),
+			   coalesce(bool_or(n.key IS NOT NULL AND m.value->>'bytes' IS NULL), false)
+		INTO new, found_changes, unknown
+		FROM jsonb_each(known.leaves) o
+		FULL JOIN jsonb_each(r.leaves) n ON n.key = o.key
+		LEFT JOIN jsonb_each($4) m ON m.key = coalesce(n.key, o.key)
+		WHERE o.value->'attached' IS DISTINCT FROM n.value->'attached';
+
+		IF new = '[]' OR ($4 IS NOT NULL AND NOT unknown) THEN
+			UPDATE elt.source_partitions p SET root = r.root, leaves = r.leaves,
+				changes = elt.add_partition_changes(p.changes, found_changes),
+				changed_at = CASE WHEN found_changes = '[]' THEN p.changed_at ELSE clock_timestamp() END
+			WHERE p.source_id = $1 AND p.relation = r.relation;
+		ELSE
+			differing := differing || new;
+		END IF;
+	END LOOP;
+	RETURN nullif(differing, '[]');
+END $$;
+COMMENT ON FUNCTION elt.note_partitions(bigint, pg_lsn, jsonb, jsonb) IS
+	'internal: lays the partitions of a source''s tables beside those of the look before';
+/*
  * Schema versions: what shapes a relation has had, and what that asks for.
  *
  * A relation is known by its OID at the source, a column by its number there:
@@ -693,11 +832,11 @@ END $$;
 COMMENT ON FUNCTION elt.diff_schema(text, text, int, int) IS
 	'what changed in a relation between two of its schema versions (default: the last two), one row per difference';
 
-/* What asks for a new copy: rows changed, or another table came, of which raw staging has not all. */
+/* What asks for a new copy: rows changed, or came and went, or another table came, of which raw staging has not all. */
 CREATE VIEW elt.resyncs_needed WITH (security_barrier) AS
 	SELECT s.name AS source, v.relation, v.version, v.valid_from_lsn,
 		   CASE WHEN v.rewritten THEN 'rewritten' ELSE 'replaced' END AS reason, v.created_at AS since,
-		   pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, v.relation) AS call
+		   pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, v.relation) AS call, NULL::text AS detail
 	FROM elt.schema_versions v
 	JOIN elt.sources s ON s.source_id = v.source_id
 	JOIN elt.source_tables t ON t.source_id = v.source_id AND t.relation = v.relation
@@ -707,7 +846,18 @@ CREATE VIEW elt.resyncs_needed WITH (security_barrier) AS
 		-- one row per relation: the latest such version
 		AND NOT EXISTS (SELECT FROM elt.schema_versions n
 						WHERE n.source_id = v.source_id AND n.relation = v.relation AND n.version > v.version
-							AND (n.rewritten OR n.changes @> '[{"change": "replaced"}]'));
+							AND (n.rewritten OR n.changes @> '[{"change": "replaced"}]'))
+	UNION ALL
+	SELECT s.name, p.relation,
+		   coalesce((SELECT max(v.version) FROM elt.schema_versions v WHERE v.source_id = p.source_id AND v.relation = p.relation), 1),
+		   NULL, 'partitions', p.changed_at, pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, p.relation),
+		   (SELECT pg_catalog.string_agg(d.change || ': ' || d.names, '; ' ORDER BY d.change)
+			FROM (SELECT c->>'change' AS change, pg_catalog.string_agg(c->>'partition', ', ' ORDER BY n) AS names
+				  FROM pg_catalog.jsonb_array_elements(p.changes) WITH ORDINALITY AS x (c, n) GROUP BY 1) d)
+	FROM elt.source_partitions p
+	JOIN elt.sources s ON s.source_id = p.source_id
+	JOIN elt.source_tables t ON t.source_id = p.source_id AND t.relation = p.relation
+	WHERE p.changes <> '[]' AND t.state = 'ready' AND elt.sees_relation(current_user, p.source_id, p.relation);
 COMMENT ON VIEW elt.resyncs_needed IS
 	'relations of which raw staging no longer gives the table, why, and the call that copies them anew; a copy takes them off';
 
@@ -752,7 +902,8 @@ BEGIN
 	IF 'resync_needed' = ANY (rules) THEN
 		RETURN QUERY
 			SELECT 'resync_needed', jsonb_build_object('source', r.source, 'relation', r.relation, 'reason', r.reason,
-													   'value', r.version, 'detail', r.call)
+													   'value', r.version,
+													   'detail', pg_catalog.left(concat_ws('; ', r.call, r.detail), 2000))
 			FROM elt.resyncs_needed r;
 	END IF;
 	IF 'relation_renamed' = ANY (rules) THEN
@@ -1938,7 +2089,7 @@ INSERT INTO elt.alert_rules
 	 'the same where a column was dropped, renamed or retyped, or the key changed',
 	 'Compare it (elt.diff_schema) with the transform and the target; a transform finds such a column missing, or with values of the new type.'),
 	('resync_needed', 'critical', NULL, '0', '0', '10 s',
-	 'the version of a relation whose rows were rewritten, or whose name went to another table, until it is copied anew',
+	 'the version of a relation whose rows were rewritten, came or went with a partition, or whose name went to another table, until it is copied anew',
 	 'SELECT elt.resync_table(source, relation); elt.resyncs_needed has the call for each.'),
 	('relation_renamed', 'warning', NULL, '0', '0', '10 s',
 	 'a pipeline reads a relation whose table goes on under another name, so that it gets nothing more',

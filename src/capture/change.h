@@ -22,6 +22,9 @@
 #define ELT_OP_TRUNCATE	't'
 #define ELT_OP_MESSAGE	'm'
 
+/* Of the stream alone: a partition was truncated, and the table it appears under was not. */
+#define ELT_OP_TRUNCATE_PART	'T'
+
 typedef struct EltColumn
 {
 	char	   *name;
@@ -108,6 +111,7 @@ typedef struct EltChange
 	const char *message;		/* op m: content, message_length bytes; NULL:
 								 * too large to be staged */
 	int			message_length;
+	const char *partition;		/* op T: its name */
 } EltChange;
 
 /* ---- wire form: the plugin writes, the capture worker reads ---- */

@@ -66,6 +66,7 @@ static void plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						  Relation relation, ReorderBufferChange *change);
 static void plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 							int nrelations, Relation relations[], ReorderBufferChange *change);
+static bool is_listed(Oid relid, int nrelations, Relation relations[]);
 static void plugin_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						   XLogRecPtr lsn, bool transactional, const char *prefix,
 						   Size size, const char *content);
@@ -337,8 +338,9 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 /*
  * Sends one change per table.  Partitions that appear under a table above them
- * are left out: where that table itself is truncated it is in the list too, and
- * where only a partition is, "truncate" would say too much of the whole.
+ * are left out where that table itself is truncated, since it is in the list
+ * too.  Where only a partition is, "truncate" would say too much of the whole:
+ * a reader of batches is told the partition.
  */
 static void
 plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
@@ -353,14 +355,33 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		EltChange	value = {.op = ELT_OP_TRUNCATE,.lsn = change->lsn};
 		MemoryContext caller;
 
-		if (!entry->published.truncate || entry->published.relid != entry->relid)
+		if (!entry->published.truncate)
 			continue;
+		if (entry->published.relid != entry->relid)
+		{
+			if (!plugin->batch || relations[i]->rd_rel->relkind != RELKIND_RELATION ||
+				is_listed(entry->published.relid, nrelations, relations))
+				continue;
+			value.op = ELT_OP_TRUNCATE_PART;
+			value.partition = entry->partition;
+		}
 		caller = MemoryContextSwitchTo(plugin->change_context);
 		value.relation = entry->relation;
 		send_change(ctx, txn, entry, &value);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(plugin->change_context);
 	}
+}
+
+static bool
+is_listed(Oid relid, int nrelations, Relation relations[])
+{
+	for (int i = 0; i < nrelations; i++)
+	{
+		if (RelationGetRelid(relations[i]) == relid)
+			return true;
+	}
+	return false;
 }
 
 /*

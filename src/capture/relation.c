@@ -247,6 +247,7 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 	entry->sent = false;
 	entry->user_types = false;
 	entry->relation = NULL;
+	entry->partition = NULL;
 	entry->columns = NULL;
 	entry->filter = NULL;
 
@@ -267,6 +268,9 @@ build_relation(EltRelationCache *cache, EltPublishedRelation *entry, Relation re
 					 errmsg("partitioned table with OID %u above \"%s\" does not exist",
 							entry->published.relid, RelationGetRelationName(relation))));
 		live_dependents = true;
+		entry->partition = reader_text(cache,
+									   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+																  RelationGetRelationName(relation)));
 	}
 
 	identity = index_columns(RelationGetReplicaIndex(relation));

@@ -22,6 +22,8 @@ typedef struct EltPublishedRelation
 	bool		user_types;		/* has columns of types that may be altered */
 	EltPublished published;
 	EltRelation *relation;		/* NULL where nothing is published */
+	char	   *partition;		/* its own name, where it appears under a
+								 * table above it; else NULL */
 	EltPublishedColumn *columns;	/* of relation's columns */
 	EltFilter  *filter;			/* NULL: every row is published */
 	MemoryContext context;		/* of all these */

@@ -16,6 +16,8 @@
  * nothing was staged since the last one, while a capture worker streams.  The
  * output plugin leaves it out: anybody can write one, and it is no data.
  *
+ * With each look goes one at the partitions of published roots (parts.c).
+ *
  * Failure: a source that does not answer within TIMEOUT_MS is asked again
  * later, ever later up to MAX_PAUSE_MS; the others wait for it meanwhile.  What
  * is known of it stays, with the time it is from.
@@ -23,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "capture/parts.h"
 #include "capture/slot_watch.h"
 #include "capture/stream.h"
 #include "catalog.h"
@@ -63,6 +66,7 @@ typedef struct Watched
 	TimestampTz due_at;
 	TimestampTz asked_at;		/* for what was seen last */
 	int			failures;
+	bool		parts_refused;	/* its partitions could not be looked at */
 	Heartbeat	heartbeat;
 } Watched;
 
@@ -162,6 +166,8 @@ elt_slot_watch_local(bool has_sources)
 
 			if (source->conninfo != NULL)
 				continue;
+			if (source->at_home)
+				elt_parts_look_local(source);
 			foreach(other, heartbeats)
 			{
 				Watched    *entry = lfirst(other);
@@ -336,6 +342,7 @@ look(Watched *entry)
 	PGresult   *result;
 	char	   *state;
 	char	   *action;
+	char	   *refused;
 	XLogRecPtr	end;
 	bool		in_recovery;
 
@@ -380,11 +387,18 @@ look(Watched *entry)
 								 PGRES_TUPLES_OK));
 		entry->due_at = TimestampTzPlusMilliseconds(elt_clock_now(), 200);	/* to see that it is
 																			 * gone */
+		return;
 	}
-	else if (!in_recovery && wants_heartbeat(&entry->heartbeat, entry->source->source_id, end))
+	if (!in_recovery && wants_heartbeat(&entry->heartbeat, entry->source->source_id, end))
 		PQclear(elt_stream_query(entry->stream,
 								 "SELECT pg_catalog.pg_logical_emit_message(true, 'elt', '" ELT_HEARTBEAT "true}')",
 								 PGRES_TUPLES_OK));
+
+	refused = elt_parts_look(entry->source, entry->stream, end);
+	if (refused != NULL && !entry->parts_refused)
+		ereport(LOG,
+				(errmsg("elt source \"%s\": could not look at partitions: %s", entry->source->name, refused)));
+	entry->parts_refused = refused != NULL;
 }
 
 static char *

@@ -33,6 +33,7 @@
 #include "postgres.h"
 
 #include "capture/copy.h"
+#include "capture/parts.h"
 #include "capture/schema.h"
 #include "capture/snapshot.h"
 #include "capture/snapshot_pass.h"
@@ -42,6 +43,7 @@
 #include "elt.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -88,7 +90,8 @@ static void wait_for_running(EltStream *stream);
 static List *lock_tables(const EltSource *source, EltStream *stream, List *tables, const char *mode);
 static void take_snapshot(EltStream *stream, Taken *taken);
 static PGresult *read_parts(EltStream *stream, List *tables);
-static void write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *taken);
+static void write_plan(const EltSource *source, List *tables, PGresult *parts, const char *partitions,
+					   const Taken *taken);
 static void write_chunks(int64 source_id, const char *relation, PGresult *parts, int row, int chunk_blocks);
 static int64 rows_per_block(PGresult *parts);
 static void note_error(int64 source_id, const char *relation, const char *error, int retry_ms);
@@ -191,7 +194,7 @@ elt_pass_plan(const EltSource *source, EltStream **stream)
 	}
 	take_snapshot(*stream, &taken);
 	parts = read_parts(*stream, tables);
-	write_plan(source, tables, parts, &taken);
+	write_plan(source, tables, parts, elt_parts_read(source, *stream), &taken);
 	PQclear(parts);
 	return ELT_PASS_BEGUN;
 }
@@ -426,7 +429,7 @@ read_parts(EltStream *stream, List *tables)
 }
 
 static void
-write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *taken)
+write_plan(const EltSource *source, List *tables, PGresult *parts, const char *partitions, const Taken *taken)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT8OID, TEXTOID, LSNOID, TEXTOID, TEXTOID, INT8OID};
@@ -435,6 +438,7 @@ write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *
 	int64		width = source->partition_changes;
 	int			chunk_blocks = Max(1, Min(CHUNK_BLOCKS, width / 2 / per_block));
 	int64		leaves = SPARE_LEAVES;
+	ArrayBuildState *names = NULL;
 	ListCell   *cell;
 	EltSpi		spi;
 
@@ -481,6 +485,7 @@ write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *
 						"WHERE source_id = $1 AND relation = $2 AND state = 'pending'",
 						2, table_types, table_values, NULL) == 0)
 			continue;			/* it left the source meanwhile */
+		names = accumArrayResult(names, table_values[1], false, TEXTOID, context);
 		elt_spi_run("INSERT INTO elt.snapshot_tables (source_id, relation, total, blocks) VALUES ($1, $2, $3, $4)",
 					4, table_types, table_values, nulls);
 		for (int row = 0; row < PQntuples(parts); row++)
@@ -490,6 +495,8 @@ write_plan(const EltSource *source, List *tables, PGresult *parts, const Taken *
 		}
 	}
 	elt_spi_end(&spi);
+	if (names != NULL)
+		elt_parts_base(source->source_id, taken->lsn, makeArrayResult(names, context), partitions);
 	elt_config_changed();
 	elt_worker_commit();
 	MemoryContextSwitchTo(context);

@@ -28,6 +28,7 @@
 #include "access/xact.h"
 #include "capture/large.h"
 #include "capture/partition.h"
+#include "capture/parts.h"
 #include "capture/schema.h"
 #include "capture/stage.h"
 #include "catalog/pg_type.h"
@@ -216,6 +217,11 @@ elt_stage_change(EltStage *stage, EltChange *change)
 	}
 
 	log = log_of_relation(stage, relation, &version);
+	if (unlikely(change->op == ELT_OP_TRUNCATE_PART))
+	{
+		elt_parts_truncated(stage->source.source_id, relation->name, change->partition, stage->commit_lsn);
+		return;
+	}
 	old = MemoryContextSwitchTo(stage->pending_context);
 	if (change->op == ELT_OP_TRUNCATE)
 		add_row(stage, log, version, ELT_OP_TRUNCATE, change->lsn, 0, NULL, NULL, NULL, NULL,

@@ -9,6 +9,7 @@
  *	B  xid, commit_lsn, commit_ts			a transaction begins
  *	R  length, id, attributes, file, identity, name, columns	a relation from here on
  *	c, u, d, t  id, lsn, which rows, rows	a change
+ *	T  id, lsn, name						a partition of it was truncated alone
  *	m  lsn, length, content					a message
  *	M  lsn, length							one that is too large to be staged
  *	C  end_lsn								the transaction committed
@@ -309,6 +310,12 @@ elt_wire_change(StringInfo out, const EltChange *change)
 	{
 		p = put_varint(p, change->relation->id);
 		p = put_int64(p, change->lsn);
+		if (change->op == ELT_OP_TRUNCATE_PART)
+		{
+			finish_put(out, p);
+			put_string(out, change->partition);
+			return;
+		}
 		*p++ = (change->old != NULL ? ROW_OLD : 0) | (change->new != NULL ? ROW_NEW : 0);
 		if (change->old != NULL)
 			p = put_row(p, change->old);
@@ -650,7 +657,8 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 		return;
 	}
 
-	if (op != ELT_OP_INSERT && op != ELT_OP_UPDATE && op != ELT_OP_DELETE && op != ELT_OP_TRUNCATE)
+	if (op != ELT_OP_INSERT && op != ELT_OP_UPDATE && op != ELT_OP_DELETE && op != ELT_OP_TRUNCATE &&
+		op != ELT_OP_TRUNCATE_PART)
 		broken(decoder, "unknown event");
 
 	id = get_varint(decoder);
@@ -659,6 +667,11 @@ read_change(EltDecoder *decoder, char op, EltChange *change)
 		broken(decoder, "relation that was not described");
 	change->relation = entry->relation;
 	change->lsn = get_int64(decoder);
+	if (op == ELT_OP_TRUNCATE_PART)
+	{
+		change->partition = get_string(decoder);
+		return;
+	}
 
 	rows = get_byte(decoder);
 	if (((op == ELT_OP_INSERT || op == ELT_OP_UPDATE) != ((rows & ROW_NEW) != 0)) ||

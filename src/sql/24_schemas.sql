@@ -231,11 +231,11 @@ END $$;
 COMMENT ON FUNCTION elt.diff_schema(text, text, int, int) IS
 	'what changed in a relation between two of its schema versions (default: the last two), one row per difference';
 
-/* What asks for a new copy: rows changed, or another table came, of which raw staging has not all. */
+/* What asks for a new copy: rows changed, or came and went, or another table came, of which raw staging has not all. */
 CREATE VIEW elt.resyncs_needed WITH (security_barrier) AS
 	SELECT s.name AS source, v.relation, v.version, v.valid_from_lsn,
 		   CASE WHEN v.rewritten THEN 'rewritten' ELSE 'replaced' END AS reason, v.created_at AS since,
-		   pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, v.relation) AS call
+		   pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, v.relation) AS call, NULL::text AS detail
 	FROM elt.schema_versions v
 	JOIN elt.sources s ON s.source_id = v.source_id
 	JOIN elt.source_tables t ON t.source_id = v.source_id AND t.relation = v.relation
@@ -245,7 +245,18 @@ CREATE VIEW elt.resyncs_needed WITH (security_barrier) AS
 		-- one row per relation: the latest such version
 		AND NOT EXISTS (SELECT FROM elt.schema_versions n
 						WHERE n.source_id = v.source_id AND n.relation = v.relation AND n.version > v.version
-							AND (n.rewritten OR n.changes @> '[{"change": "replaced"}]'));
+							AND (n.rewritten OR n.changes @> '[{"change": "replaced"}]'))
+	UNION ALL
+	SELECT s.name, p.relation,
+		   coalesce((SELECT max(v.version) FROM elt.schema_versions v WHERE v.source_id = p.source_id AND v.relation = p.relation), 1),
+		   NULL, 'partitions', p.changed_at, pg_catalog.format('SELECT elt.resync_table(%L, %L)', s.name, p.relation),
+		   (SELECT pg_catalog.string_agg(d.change || ': ' || d.names, '; ' ORDER BY d.change)
+			FROM (SELECT c->>'change' AS change, pg_catalog.string_agg(c->>'partition', ', ' ORDER BY n) AS names
+				  FROM pg_catalog.jsonb_array_elements(p.changes) WITH ORDINALITY AS x (c, n) GROUP BY 1) d)
+	FROM elt.source_partitions p
+	JOIN elt.sources s ON s.source_id = p.source_id
+	JOIN elt.source_tables t ON t.source_id = p.source_id AND t.relation = p.relation
+	WHERE p.changes <> '[]' AND t.state = 'ready' AND elt.sees_relation(current_user, p.source_id, p.relation);
 COMMENT ON VIEW elt.resyncs_needed IS
 	'relations of which raw staging no longer gives the table, why, and the call that copies them anew; a copy takes them off';
 
@@ -290,7 +301,8 @@ BEGIN
 	IF 'resync_needed' = ANY (rules) THEN
 		RETURN QUERY
 			SELECT 'resync_needed', jsonb_build_object('source', r.source, 'relation', r.relation, 'reason', r.reason,
-													   'value', r.version, 'detail', r.call)
+													   'value', r.version,
+													   'detail', pg_catalog.left(concat_ws('; ', r.call, r.detail), 2000))
 			FROM elt.resyncs_needed r;
 	END IF;
 	IF 'relation_renamed' = ANY (rules) THEN

@@ -76,7 +76,7 @@ INSERT INTO elt.alert_rules
 	 'the same where a column was dropped, renamed or retyped, or the key changed',
 	 'Compare it (elt.diff_schema) with the transform and the target; a transform finds such a column missing, or with values of the new type.'),
 	('resync_needed', 'critical', NULL, '0', '0', '10 s',
-	 'the version of a relation whose rows were rewritten, or whose name went to another table, until it is copied anew',
+	 'the version of a relation whose rows were rewritten, came or went with a partition, or whose name went to another table, until it is copied anew',
 	 'SELECT elt.resync_table(source, relation); elt.resyncs_needed has the call for each.'),
 	('relation_renamed', 'warning', NULL, '0', '0', '10 s',
 	 'a pipeline reads a relation whose table goes on under another name, so that it gets nothing more',

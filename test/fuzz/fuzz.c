@@ -458,6 +458,9 @@ add_stream(ArrayBuildState **inputs)
 	change.op = ELT_OP_TRUNCATE;
 	change.old = NULL;
 	elt_wire_change(&out, &change);
+	change.op = ELT_OP_TRUNCATE_PART;
+	change.partition = "s.\"a part\"";
+	elt_wire_change(&out, &change);
 	change.op = ELT_OP_MESSAGE;
 	change.message = "{\"topic\": \"a\", \"payload\": [1]}";
 	change.message_length = strlen(change.message);

@@ -1,6 +1,6 @@
 # Shapes of relations: DDL on tables that are written to and on quiet ones, what
-# it changed, rewrites, renames, tables that take another's name; what pipelines
-# see of it, and what alerts say.
+# it changed, rewrites, renames, tables that take another's name, partitions that
+# come and go; what pipelines see of it, and what alerts say.
 use strict;
 use warnings;
 
@@ -197,6 +197,146 @@ $node->safe_psql('postgres', q[SELECT pg_logical_emit_message(true, 'elt', m) FR
 $node->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'elt', decode('0052ff00', 'hex'))});
 is($node->safe_psql('postgres', "SELECT elt.wait_for_source('s', timeout => '180 s')"), 't', 'forged messages pass');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.schema_versions'), $versions, 'and say nothing of shapes');
+
+# ---- rows that come and go with a partition ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE away');
+$node->append_conf('postgresql.conf', 'elt.heartbeat_interval = 200ms');
+$node->restart;
+
+# The partitions of a table as last looked at, and what asks for a copy of it.
+sub seen_soon
+{
+	my ($source, $names, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	poll_ok($node, qq{SELECT coalesce((SELECT string_agg(l->>'name', ' ' ORDER BY l->>'name') FROM jsonb_each(leaves) x (k, l)), '') = '$names'
+		FROM elt.source_partitions JOIN elt.sources USING (source_id) WHERE name = '$source' AND leaves IS NOT NULL}, "$source: $what is seen");
+	return;
+}
+
+sub asked
+{
+	my ($source) = @_;
+	return $node->safe_psql('postgres', "SELECT concat_ws(' | ', reason, detail) FROM elt.resyncs_needed WHERE source = '$source' AND relation = 'public.root'");
+}
+
+foreach my $case ([ 'near', 'postgres' ], [ 'far', 'away' ])
+{
+	my ($source, $database) = @$case;
+	my $at_source = sub { return $node->safe_psql($database, $_[0]) };
+	my $asks_soon = sub {
+		my ($detail, $what) = @_;
+		local $Test::Builder::Level = $Test::Builder::Level + 1;
+		poll_ok($node, "SELECT detail = '$detail' FROM elt.resyncs_needed WHERE source = '$source' AND reason = 'partitions'", "$source: $what asks for a copy");
+	};
+	my $copied = sub {
+		my ($what) = @_;
+		local $Test::Builder::Level = $Test::Builder::Level + 1;
+		$node->safe_psql('postgres', "SELECT elt.resync_table('$source', 'public.root'); SELECT elt.wait_for_source('$source', timeout => '180 s')");
+		is(asked($source), '', "$source: a copy settles $what");
+		is($node->safe_psql('postgres', qq{SELECT string_agg(after->>'id', ' ' ORDER BY (after->>'id')::int) FROM elt_raw.$source
+			WHERE relation = 'public.root' AND change_id > (SELECT max(change_id) FROM elt_raw.$source WHERE relation = 'public.root' AND op = 't')}),
+			$at_source->("SELECT string_agg(id::text, ' ' ORDER BY id) FROM root"), "$source: and has the table's rows");
+	};
+
+	$at_source->(<<'EOS');
+CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE r1 PARTITION OF root FOR VALUES FROM (10) TO (20);
+CREATE TABLE r2 PARTITION OF root FOR VALUES FROM (20) TO (30);
+INSERT INTO root VALUES (11), (21);
+CREATE PUBLICATION by_root FOR TABLE root WITH (publish_via_partition_root = true);
+EOS
+	my $conninfo = $database eq 'away' ? $node->connstr($database) =~ s/'/''/gr : undef;
+	$node->safe_psql('postgres', "SELECT elt.create_source('$source', publication => 'by_root'" . ($conninfo ? ", conninfo => '$conninfo'" : '') . ')');
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('$source', timeout => '180 s')");
+	seen_soon($source, 'public.r1 public.r2', 'what is there');
+
+	# what brings or takes no row, or says so itself
+	$at_source->('CREATE TABLE r3 (id int PRIMARY KEY); ALTER TABLE root ATTACH PARTITION r3 FOR VALUES FROM (30) TO (40)');
+	seen_soon($source, 'public.r1 public.r2 public.r3', 'an empty partition that was attached');
+	$at_source->('ALTER TABLE root DETACH PARTITION r3');
+	seen_soon($source, 'public.r1 public.r2', 'and detached');
+	$at_source->('CREATE TABLE r4 PARTITION OF root FOR VALUES FROM (40) TO (50); INSERT INTO root VALUES (41)');
+	seen_soon($source, 'public.r1 public.r2 public.r4', 'one that was made in its place and written to');
+	$at_source->('VACUUM FULL r1');
+	my $file = $at_source->("SELECT pg_relation_filenode('r1')");
+	poll_ok($node, qq{SELECT EXISTS (SELECT FROM elt.source_partitions, jsonb_each(leaves) l WHERE l.value->>'file' = '$file')}, "$source: another file is seen");
+	$at_source->('TRUNCATE root; INSERT INTO root VALUES (12), (22), (42)');
+	$node->safe_psql('postgres', "SELECT elt.wait_for_source('$source', timeout => '180 s')");
+	is(asked($source), '', "$source: none of that asks for a copy");
+
+	# what does, each by itself
+	$at_source->(<<'EOS');
+CREATE TABLE r5 (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE "R5 a" PARTITION OF r5 FOR VALUES FROM (50) TO (55);
+CREATE TABLE r5b PARTITION OF r5 FOR VALUES FROM (55) TO (60);
+INSERT INTO r5 VALUES (51);
+ALTER TABLE root ATTACH PARTITION r5 FOR VALUES FROM (50) TO (60);
+EOS
+	$asks_soon->('attached: public."R5 a"', 'a partition that was attached with rows');
+	$copied->('an attached partition');
+	$at_source->('TRUNCATE r5');
+	$asks_soon->('truncated: public."R5 a", public.r5b', 'a partition that was truncated alone');
+	$copied->('a truncated partition');
+	$at_source->('ALTER TABLE root DETACH PARTITION r4 CONCURRENTLY');
+	$asks_soon->('detached: public.r4', 'a partition that was detached with rows');
+	$copied->('a detached partition');
+	$at_source->('ALTER TABLE root DETACH PARTITION r2; INSERT INTO r2 VALUES (23); ALTER TABLE root ATTACH PARTITION r2 FOR VALUES FROM (20) TO (30)');
+	$asks_soon->('attached: public.r2', 'one that was away for a moment');
+	$copied->('one that was away');
+}
+
+# one that comes while a copy is on its way, which has what its snapshot saw
+$node->safe_psql('postgres', <<'EOS');
+CREATE TABLE r9 PARTITION OF root FOR VALUES FROM (1000) TO (50000);
+INSERT INTO root SELECT generate_series(1000, 30000);
+CREATE TABLE r6 (id int PRIMARY KEY);
+INSERT INTO r6 VALUES (61);
+ALTER SYSTEM SET elt.snapshot_rate = '300kB';
+SELECT pg_reload_conf();
+SELECT elt.resync_table('near', 'public.root');
+EOS
+poll_ok($node, "SELECT phase = 'copying' FROM elt.snapshot_passes", 'a copy is on its way');
+$node->safe_psql('postgres', 'ALTER TABLE root ATTACH PARTITION r6 FOR VALUES FROM (60) TO (70)');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM elt.snapshot_passes'), '1', 'and is, when a partition is attached');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET elt.snapshot_rate; SELECT pg_reload_conf()');
+poll_ok($node, q{SELECT detail = 'attached: public.r6' FROM elt.resyncs_needed WHERE source = 'near'}, 'which asks for another');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+is(asked('near'), '', 'that settles it');
+
+# one that is locked is measured later, and the supervisor does not wait for it
+my $holder = $node->background_psql('postgres', on_error_stop => 1);
+$holder->query_safe('CREATE TABLE r7 (id int PRIMARY KEY); INSERT INTO r7 VALUES (71)');
+$holder->query_safe('BEGIN; ALTER TABLE root ATTACH PARTITION r7 FOR VALUES FROM (70) TO (80); COMMIT\; BEGIN\; LOCK TABLE r7');
+foreach my $call (qw(pause resume))
+{
+	$node->safe_psql('postgres', "SELECT elt.${call}_source('near')");
+	poll_ok($node, "SELECT (pid IS NULL) = ('$call' = 'pause') FROM elt.stat_sources WHERE source = 'near'", "beside a partition that is locked a ${call} goes through");
+}
+$holder->query_safe('COMMIT');
+$holder->quit;
+poll_ok($node, q{SELECT detail = 'attached: public.r7' FROM elt.resyncs_needed WHERE source = 'near'}, 'which asks for a copy once it is measured');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+
+# a table that is renamed goes on from the look before
+$node->safe_psql('postgres', 'ALTER TABLE root RENAME TO tree; ALTER TABLE tree DETACH PARTITION r6; INSERT INTO tree VALUES (13)');
+poll_ok($node, q{SELECT relation = 'public.tree' AND detail = 'detached: public.r6' FROM elt.resyncs_needed WHERE source = 'near'}, 'a table that was renamed meanwhile asks by its new name');
+$node->safe_psql('postgres', 'ALTER TABLE tree RENAME TO root; INSERT INTO root VALUES (14)');
+$node->safe_psql('postgres', q{SELECT elt.resync_table('near', 'public.root'); SELECT elt.wait_for_source('near', timeout => '180 s')});
+
+# all at once, with a stop in between
+$node->safe_psql('postgres', 'DROP TABLE r2; TRUNCATE r1');
+poll_ok($node, q{SELECT detail = 'detached: public.r2; truncated: public.r1' FROM elt.resyncs_needed WHERE source = 'near' AND relation = 'public.root'}, 'all that happened is listed');
+alerts_soon($node);
+poll_ok($node, q{SELECT bool_or(detail LIKE '%elt.resync_table(%; detached: public.r2; truncated: public.r1') FROM elt.alerts
+	WHERE rule = 'resync_needed' AND labels->>'source' = 'near' AND labels->>'reason' = 'partitions' AND state = 'firing'}, 'and alerted');
+$node->restart;
+$node->safe_psql('away', 'DROP TABLE r5');
+poll_ok($node, q{SELECT detail = 'detached: public."R5 a", public.r5b' FROM elt.resyncs_needed WHERE source = 'far'}, 'a look goes on from the one before a restart');
+is(asked('near'), 'partitions | detached: public.r2; truncated: public.r1', 'and what was found before stays');
+$node->safe_psql('postgres', q{SELECT elt.resync_source('far'); SELECT elt.wait_for_source('far', timeout => '180 s')});
+is(asked('far'), '', 'a source begun anew settles it too');
 
 $node->stop;
 done_testing();
