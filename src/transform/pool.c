@@ -146,6 +146,14 @@ elt_transform_main(Datum main_arg)
 			pg_atomic_write_u32(&elt_my_slot->idle, 0);
 			continue;
 		}
+
+		/*
+		 * Who has taken the flag down has set our latch, but a wait in that
+		 * look, for a lock or for a block that is being added, used it up.
+		 * Nobody would wake us again.
+		 */
+		if (pg_atomic_read_u32(&elt_my_slot->idle) == 0)
+			continue;
 		(void) elt_worker_nap(nap_ms(&pool));
 		pg_atomic_write_u32(&elt_my_slot->idle, 0);
 		retry_undrained(&pool);
