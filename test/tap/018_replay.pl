@@ -70,7 +70,7 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_runs WHERE stat
 
 $node->safe_psql('postgres', "TRUNCATE dw.item");
 my $total = staged($node, 's', 'item');
-my $rate = int($total / 4);
+my $rate = int($total / 15);	# so that it is still at it when the second kill comes
 my $run = background("CALL elt.replay('item', rate => $rate)");
 foreach my $time ('first', 'second')
 {

@@ -176,6 +176,7 @@ $node->safe_psql('postgres', $ddl);
 $node->safe_psql('postgres', $rows);
 $psql->("SELECT elt.create_source('shop', tables => ARRAY['" . join("', '", map { "public.$_" } @tables) . "'])");
 poll_ok($node, "SELECT state = 'streaming' FROM elt.stat_sources", 'the source streams');
+poll_ok($node, "SELECT bool_and(state = 'ready') FROM elt.source_tables", 'all is copied');
 $node->safe_psql('postgres', $rows);
 is($psql->("SELECT elt.wait_for_source('shop', timeout => '180 s')"), 't', 'all is staged');
 
