@@ -90,7 +90,6 @@ END $$;
 COMMENT ON FUNCTION elt.lose_source(bigint, text, pg_lsn, pg_lsn, text) IS
 	'internal: writes down that the slot of a source does not have the WAL that comes next';
 
-/* The worker that comes next makes a slot and copies the tables. */
 /* Gaps are closed once every table was copied again. */
 CREATE FUNCTION elt.close_gaps(source_id bigint) RETURNS void
 	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -101,6 +100,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION elt.close_gaps(bigint) IS 'internal: marks the gaps of a source as closed where no table waits for its copy';
 
+/* The worker that comes next makes a slot and copies the tables. */
 CREATE FUNCTION elt.restart_source(source_id bigint, slot_name name, how text) RETURNS void
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$

@@ -23,7 +23,7 @@ my $seconds = $ENV{ELT_CRASH_SECONDS} || 12;
 my $restarts = $ENV{ELT_CRASH_RESTARTS} || 2;
 my $seed = $ENV{ELT_CRASH_SEED} || int(rand(1_000_000));
 # transactions that a run of pgbench commits before something ends it
-use constant LEAST => 50;
+use constant LEAST => 101;
 
 my %killed;
 my $kills = 0;

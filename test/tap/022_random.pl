@@ -85,7 +85,7 @@ foreach my $name (sort keys %options)
 }
 foreach my $name (sort keys %options)
 {
-	settled_ok($node, $name, "$name has settled all");
+	settled_ok($node, $name, 30, "$name has settled all");
 	$node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('$name', max_rows => 100000)");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM elt.quarantine JOIN elt.pipelines USING (pipeline_id) WHERE name = '$name' AND status IN ('open', 'waiting')"),
 		0, 'nothing is quarantined');

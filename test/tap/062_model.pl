@@ -123,7 +123,7 @@ cmp_ok($kills, '>', 0, 'workers were killed') if $rounds >= 8;
 foreach my $pipeline (@pipelines)
 {
 	$node->safe_psql('postgres', "ALTER TABLE dw.$pipeline DROP CONSTRAINT IF EXISTS c$_") foreach 0 .. 6;
-	settled_ok($node, $pipeline, "$pipeline has settled all");
+	settled_ok($node, $pipeline, 60, "$pipeline has settled all");
 	$node->safe_psql('postgres', "SELECT count(*) FROM elt.replay_quarantine('$pipeline', max_rows => 100000)");
 	is($node->safe_psql('postgres', "SELECT quarantined_open + parked FROM elt.stat_pipelines WHERE pipeline = '$pipeline'"),
 		0, "$pipeline: nothing is quarantined or parked");

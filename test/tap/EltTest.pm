@@ -82,13 +82,13 @@ sub poll_perl
 	return 0;
 }
 
-# Waits until a pipeline has settled all; as a test, which tells what keeps it.
+# Waits so many seconds until a pipeline has settled all; as a test, which tells what keeps it.
 sub settled_ok
 {
-	my ($node, $pipeline, $what, $database) = @_;
+	my ($node, $pipeline, $seconds, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $settled = $node->safe_psql($database || 'postgres', "SELECT elt.wait_for('$pipeline', timeout => '180 s')");
-	return ok($settled eq 't', $what) || diag($node->safe_psql($database || 'postgres', <<"EOS"));
+	my $settled = $node->safe_psql('postgres', "SELECT elt.wait_for('$pipeline', timeout => '$seconds s')");
+	return ok($settled eq 't', $what) || diag($node->safe_psql('postgres', <<"EOS"));
 SELECT now();
 SELECT name, state, probes, next_probe_at, last_error_at, left(last_error, 200) FROM elt.pipelines;
 SELECT pipeline_id, array_agg(DISTINCT position) FROM elt.checkpoints GROUP BY 1;
